@@ -1,0 +1,25 @@
+"""Paged-attention decode as a PyTorch operator: ``torch.ops.pa_hp.decode``.
+
+Importing builds nothing; the native library is built on the first use of an op (or by ``pa_hp.load()``).
+"""
+
+from ._version import __version__
+from .build import BuildError, load
+from .ops.compat import npu_incre_flash_attention, npu_paged_attention
+from .ops.decode import decode, decode_lse, decode_out
+from .ops.namespace import install as _install
+from .ops.reference import reference
+
+_install()
+
+__all__ = [
+    "BuildError",
+    "__version__",
+    "decode",
+    "decode_lse",
+    "decode_out",
+    "load",
+    "npu_incre_flash_attention",
+    "npu_paged_attention",
+    "reference",
+]

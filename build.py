@@ -1,0 +1,351 @@
+"""Just-in-time build of the native library: key, lock, compile, load.
+
+An entry of the cache is a directory named after a key: the SHA-256 of a printed list of everything that
+decides the binary (sources, flags, compiler, torch). It appears by one rename, complete or not at all.
+House rules: one builder at a time (flock, which the kernel releases if its holder dies), compile in a
+temporary directory beside the entry, checksum, fsync, rename. A damaged entry is rebuilt once.
+
+Environment variables are read here, at call time; ``docs/env.md`` lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ._version import __version__
+
+ROOT = Path(__file__).resolve().parent
+LIBRARY = "libpa_hp.so"
+_FLAGS = [
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility-inlines-hidden",
+    "-Wno-psabi",
+]
+_SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+_LOCK_SECONDS = 900.0  # a build takes about a minute; a waiter gives up after fifteen
+
+# Sources per target, relative to the package; every header beside them counts into the key.
+TARGETS = {
+    "cpu": [
+        "kernels/bind.cpp",
+        "kernels/cpu/entry.cpp",
+        "kernels/cpu/decode.cpp",
+        "kernels/cpu/isa_baseline.cpp",
+        "kernels/cpu/isa_avx2.cpp",
+    ],
+    "bench": ["bench/read_pages.cpp"],
+}
+
+
+class BuildError(RuntimeError):
+    """The native library could not be built or loaded; the message says why and what to do."""
+
+
+def cache_dir() -> Path:
+    """Directory of all cached builds: ``$PA_HP_CACHE_DIR``, else ``~/.cache/pa_hp``."""
+    return Path(os.environ.get("PA_HP_CACHE_DIR") or Path.home() / ".cache" / "pa_hp")
+
+
+def compiler() -> str:
+    """C++ compiler to build with: ``$PA_HP_CXX``, else ``$CXX``, else ``c++`` or ``g++`` on the path.
+
+    Raises BuildError if there is none.
+    """
+    for variable in ("PA_HP_CXX", "CXX"):
+        wanted = os.environ.get(variable)
+        if wanted:
+            if shutil.which(shlex.split(wanted)[0]) is None:  # "ccache g++" is a fair value
+                raise BuildError(
+                    f"pa_hp: expected {variable} to name a C++ compiler, got {wanted!r}"
+                )
+            return wanted
+    for name in ("c++", "g++", "clang++"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    raise BuildError(
+        "pa_hp: expected a C++17 compiler on the path (looked for c++, g++, clang++), got none; "
+        "install one or set PA_HP_CXX"
+    )
+
+
+def flags() -> list[str]:
+    """Compiler flags; ``PA_HP_SANITIZE=1`` adds AddressSanitizer and UBSan."""
+    return _FLAGS + (_SANITIZE_FLAGS if os.environ.get("PA_HP_SANITIZE") == "1" else [])
+
+
+def key_lines(target: str = "cpu") -> list[str]:
+    """Everything that decides the binary of `target`, one fact a line."""
+    cxx = compiler()
+    version = subprocess.run(
+        [*shlex.split(cxx), "--version"], capture_output=True, text=True, check=False
+    )
+    if version.returncode != 0:
+        raise BuildError(
+            f"pa_hp: expected `{cxx} --version` to work, got: {version.stderr.strip()}"
+        )
+    lines = [
+        f"pa_hp {__version__}",
+        f"target {target}",
+        f"torch {torch.__version__}",
+        f"machine {platform.machine()}",
+        f"compiler {cxx}: {version.stdout.splitlines()[0]}",
+        f"flags {' '.join(flags())}",
+    ]
+    folder = ROOT / Path(TARGETS[target][0]).parts[0]
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".cpp", ".h", ".inl"}:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            lines.append(f"file {path.relative_to(ROOT).as_posix()} {digest}")
+    return lines
+
+
+def key(target: str = "cpu") -> str:
+    """First 16 hex digits of the SHA-256 of `key_lines`."""
+    return hashlib.sha256("\n".join(key_lines(target)).encode()).hexdigest()[:16]
+
+
+def build(target: str = "cpu") -> Path:
+    """Build `target` unless the cache has it; return the path of the library.
+
+    Raises
+    ------
+    BuildError
+        No compiler, a compile error (the message holds the command, the first errors and the path of
+        the whole log), a cache directory that cannot be written or that others could write, or
+        ``PA_HP_JIT=0`` and nothing in the cache.
+    """
+    lines = key_lines(target)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    root = _private_cache_dir()
+    entry = root / f"{target}-{digest}"
+    if _is_whole(entry):
+        return entry / LIBRARY
+    if os.environ.get("PA_HP_JIT") == "0":
+        raise BuildError(
+            f"pa_hp: expected a prebuilt library in {entry} (PA_HP_JIT=0 forbids building), got none; "
+            f"unset PA_HP_JIT or copy the cache directory of a machine with the same key"
+        )
+    with _lock(root / f"{entry.name}.lock"):
+        if not _is_whole(entry):
+            _build_entry(target, lines, entry)
+    return entry / LIBRARY
+
+
+def clean() -> Path:
+    """Remove every cached build; return the cache directory."""
+    root = _private_cache_dir()
+    for path in root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return root
+
+
+_load_lock = threading.Lock()
+_loaded: set[str] = set()
+
+
+def load(target: str = "cpu") -> None:
+    """Build `target` if need be and load it into this process, once. Thread-safe. Raises BuildError."""
+    if target in _loaded:
+        return
+    with _load_lock:
+        if target in _loaded:
+            return
+        path = build(target)
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            raise BuildError(
+                f"pa_hp: expected {path} to load, got: {error}; `python -m pa_hp build clean` and retry"
+            ) from error
+        if target == "cpu":
+            from .ops import fake, namespace
+
+            fake.register()
+            namespace.uninstall()
+        _loaded.add(target)
+
+
+# torch.compile runs this when it traces and does not look inside (the attribute is what
+# torch.compiler.assume_constant_result sets; calling that would import all of Dynamo).
+load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def cpu_isa() -> str:
+    """Instruction set that the CPU kernel chose on this machine."""
+    load("cpu")
+    function = ctypes.CDLL(str(build("cpu"))).pa_hp_cpu_isa
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _private_cache_dir() -> Path:
+    root = cache_dir()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = root.stat()
+    except OSError as error:
+        raise BuildError(
+            f"pa_hp: expected the cache directory {root} to be usable, got: {error}; set PA_HP_CACHE_DIR"
+        ) from error
+    # What lies here is loaded as code, so nobody else may be able to put it here.
+    if status.st_uid != os.geteuid():
+        raise BuildError(
+            f"pa_hp: expected the cache directory {root} to be yours (uid {os.geteuid()}), got owner "
+            f"{status.st_uid}; set PA_HP_CACHE_DIR"
+        )
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise BuildError(
+            f"pa_hp: expected the cache directory {root} to be writable by you alone, got mode "
+            f"{stat.S_IMODE(status.st_mode):04o}; run chmod 700 on it or set PA_HP_CACHE_DIR"
+        )
+    return root
+
+
+def _is_whole(entry: Path) -> bool:
+    """True if the library is there and has the checksum that its builder wrote down."""
+    try:
+        expected = (entry / "sha256").read_text()
+        return hashlib.sha256((entry / LIBRARY).read_bytes()).hexdigest() == expected
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BuildError(
+            f"pa_hp: expected the cache directory {path.parent} to be writable, got: {error}; "
+            f"set PA_HP_CACHE_DIR"
+        ) from error
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise BuildError(
+                        f"pa_hp: another process has held {path} for {_LOCK_SECONDS:.0f} s; "
+                        f"see who it is with fuser, then retry"
+                    ) from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(handle)
+
+
+# Runs in a child: a crash or a kill of the compiler cannot hurt the caller, and all output is ours.
+_CHILD = """
+import sys
+from torch.utils.cpp_extension import load
+name, directory, verbose, count = sys.argv[1:5]
+sources, flags = sys.argv[5:5 + int(count)], sys.argv[5 + int(count):]
+link = [flag for flag in flags if flag.startswith("-fsanitize")]
+load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
+     is_python_module=False, verbose=True)
+"""
+
+
+def _build_entry(target: str, lines: list[str], entry: Path) -> None:
+    """Compile into a sibling directory, then rename it to `entry`. The lock is held."""
+    for stale in entry.parent.glob(f"{entry.name}.tmp-*"):
+        shutil.rmtree(stale)  # its builder died: nobody else holds the lock
+    work = Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
+    log = work / "build.log"
+    environment = {
+        **os.environ,
+        "CXX": compiler(),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        "PATH": os.pathsep.join([_ninja_dir(), os.environ.get("PATH", os.defpath)]),
+    }
+    environment.pop(
+        "LD_PRELOAD", None
+    )  # a sanitizer's runtime belongs into the caller, not into ninja
+    sources = [str(ROOT / source) for source in TARGETS[target]]
+    name = LIBRARY.removesuffix(".so")
+    arguments = [name, str(work), "", str(len(sources)), *sources, *flags()]
+    verbose = os.environ.get("PA_HP_VERBOSE") == "1"
+    if verbose or sys.stderr.isatty():
+        print(f"pa_hp: building {entry.name} (once, about a minute)", file=sys.stderr, flush=True)
+    try:
+        with log.open("wb") as output:
+            status = subprocess.run(
+                [sys.executable, "-c", _CHILD, *arguments],
+                cwd=work,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            ).returncode
+        text = log.read_text(errors="replace")
+        if verbose:
+            print(text, file=sys.stderr)
+        if status != 0 or not (work / LIBRARY).exists():
+            raise _compile_error(target, text, status, entry)
+        (work / "key.txt").write_text("\n".join(lines) + "\n")
+        (work / "sha256").write_text(hashlib.sha256((work / LIBRARY).read_bytes()).hexdigest())
+        for leftover in work.glob("*.o"):
+            leftover.unlink()
+        for path in [*work.iterdir(), work]:
+            _fsync(path)
+        if entry.exists():
+            shutil.rmtree(entry)  # damaged
+        work.rename(entry)
+        _fsync(entry.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildError:
+    kept = entry.parent / f"{entry.name}.failed.log"
+    kept.write_text(text)
+    lines = text.splitlines()
+    command = next(
+        (line for line in lines if line.startswith("[") and " -c " in line), "see the log"
+    )
+    errors = [line for line in lines if "error" in line.lower()][:8] or lines[-8:]
+    return BuildError(
+        f"pa_hp: building {target!r} failed (exit status {status})\n"
+        f"command: {command}\n" + "\n".join(errors) + f"\nwhole log: {kept}\n"
+        f"PA_HP_CXX chooses another compiler, PA_HP_VERBOSE=1 prints the log"
+    )
+
+
+def _ninja_dir() -> str:
+    """Directory of the ninja that pip installed, which a virtual environment may not have on its path."""
+    import ninja
+
+    return ninja.BIN_DIR
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,260 @@
+#include "decode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "isa.h"
+
+namespace pa_hp::cpu {
+namespace {
+
+struct Isa {
+  const char* name;
+  const Kernels* kernels;
+};
+
+Isa choose_isa() {
+  const char* wanted = std::getenv("PA_HP_CPU_ISA");
+  const bool any = wanted == nullptr || *wanted == '\0';
+#if defined(__x86_64__)
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (has_avx2 && (any || std::strcmp(wanted, "avx2") == 0)) return {"avx2", &avx2::kernels};
+#endif
+  if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
+  throw std::runtime_error(std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
+                                       "machine (baseline, avx2), got ") +
+                           wanted);
+}
+
+const Isa& isa() {
+  static const Isa chosen = choose_isa();
+  return chosen;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t num_units(const DecodeParams& p, int64_t seq) {
+  return ceil_div(p.seq_lens[seq], kChunkTokens) * p.kv_heads;
+}
+
+// Partial states of the sequences that a cut goes through: one slot per (sequence, chunk), each with all
+// heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks in the slot of
+// the last one; any other worker leaves every chunk by itself, so that the merge can fold them in order.
+class Partials {
+ public:
+  Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
+    int64_t slots = 0;
+    for (size_t i = 1; i + 1 < cuts.size(); ++i) {
+      if (cuts[i].unit == 0 || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
+      seqs_.push_back({cuts[i].seq, slots});
+      slots += ceil_div(p.seq_lens[cuts[i].seq], kChunkTokens);
+    }
+    if (slots > 0) data_.reset(new float[slots * p.heads * (p.head_dim_v + 2)]);
+  }
+
+  struct CutSeq {
+    int64_t seq;
+    int64_t first_slot;
+  };
+  const std::vector<CutSeq>& seqs() const { return seqs_; }
+
+  // State of query head `head` in chunk `chunk` of a cut sequence, rows of the same kv head behind it.
+  State at(int64_t seq, int64_t chunk, int64_t head) const {
+    const auto found =
+        std::find_if(seqs_.begin(), seqs_.end(), [&](const CutSeq& s) { return s.seq == seq; });
+    float* slot = data_.get() + (found->first_slot + chunk) * params_.heads * (params_.head_dim_v + 2);
+    return {slot + head, slot + params_.heads + head, slot + 2 * params_.heads + head * params_.head_dim_v};
+  }
+
+ private:
+  const DecodeParams& params_;
+  std::vector<CutSeq> seqs_;
+  std::unique_ptr<float[]> data_;
+};
+
+State rows_from(State state, int64_t head, int64_t head_dim_v) {
+  return {state.max + head, state.sum + head, state.acc + head * head_dim_v};
+}
+
+void copy_state(int64_t rows, int64_t head_dim_v, State to, State from) {
+  std::copy_n(from.max, rows, to.max);
+  std::copy_n(from.sum, rows, to.sum);
+  std::copy_n(from.acc, rows * head_dim_v, to.acc);
+}
+
+// Scratch of one worker: scaled query, running and fresh state, the kernel's own. Every part has an even
+// number of floats, so the pointers in the last one are aligned.
+int64_t worker_floats(const DecodeParams& p) {
+  return p.heads * p.head_dim + 2 * p.heads * (p.head_dim_v + 2) + scratch_floats(p);
+}
+
+struct Job {
+  const DecodeParams& params;
+  const Kernels& kernels;
+  const std::vector<Cut>& cuts;
+  const Partials& partials;
+  float* scratch;
+};
+
+// Units [begin, end) of one sequence.
+void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
+  const DecodeParams& p = job.params;
+  const int64_t units = num_units(p, seq);
+  const int64_t kv_heads = p.kv_heads;
+  float* query = scratch;
+  const auto state_at = [&](float* base) { return State{base, base + p.heads, base + 2 * p.heads}; };
+  const State running = state_at(query + p.heads * p.head_dim);
+  const State fresh = state_at(running.acc + p.heads * p.head_dim_v);
+  float* kernel_scratch = fresh.acc + p.heads * p.head_dim_v;
+
+  job.kernels.load_query(p, seq, query);
+  for (int64_t chunk = begin / kv_heads; chunk * kv_heads < end; ++chunk) {
+    const int64_t kv_begin = std::max(begin - chunk * kv_heads, int64_t{0});
+    const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
+    const int64_t token = chunk * kChunkTokens;
+    const int64_t token_end = std::min(token + kChunkTokens, int64_t{p.seq_lens[seq]});
+    job.kernels.attend(p, seq, token, token_end, kv_begin, kv_end, query, chunk == 0 ? running : fresh,
+                       kernel_scratch);
+    for (int64_t kv_head = kv_begin; kv_head < kv_end; ++kv_head) {
+      const int64_t head = kv_head * p.group;
+      const State row_running = rows_from(running, head, p.head_dim_v);
+      const State row_fresh = rows_from(fresh, head, p.head_dim_v);
+      if (kv_head < begin) {
+        // Chunk 0 of this kv head is another worker's.
+        copy_state(p.group, p.head_dim_v, job.partials.at(seq, chunk, head), row_fresh);
+        continue;
+      }
+      if (chunk > 0) job.kernels.fold(p.group, p.head_dim_v, row_running, row_fresh);
+      const int64_t unit = chunk * kv_heads + kv_head;
+      if (unit + kv_heads >= units) {
+        job.kernels.finish(p, seq, head, p.group, row_running);
+      } else if (unit + kv_heads >= end) {
+        copy_state(p.group, p.head_dim_v, job.partials.at(seq, chunk, head), row_running);
+      }
+    }
+  }
+}
+
+void run_worker(void* data, int64_t worker) {
+  const Job& job = *static_cast<const Job*>(data);
+  const Cut from = job.cuts[worker];
+  const Cut to = job.cuts[worker + 1];
+  float* scratch = job.scratch + worker * worker_floats(job.params);
+  for (int64_t seq = from.seq; seq < to.seq || (seq == to.seq && to.unit > 0); ++seq) {
+    const int64_t begin = seq == from.seq ? from.unit : 0;
+    const int64_t end = seq == to.seq ? to.unit : num_units(job.params, seq);
+    if (begin < end) run_share(job, seq, begin, end, scratch);
+  }
+}
+
+// One kv head of one cut sequence: folds what the workers left, in the order of the chunks.
+void merge_row(void* data, int64_t row) {
+  const Job& job = *static_cast<const Job*>(data);
+  const DecodeParams& p = job.params;
+  const int64_t seq = job.partials.seqs()[row / p.kv_heads].seq;
+  const int64_t kv_head = row % p.kv_heads;
+  const int64_t head = kv_head * p.group;
+  const int64_t units = num_units(p, seq);
+
+  // The worker that had chunk 0 of this kv head is the one before the first cut beyond it.
+  int64_t end = units;
+  for (const Cut& cut : job.cuts) {
+    if (cut.seq > seq || (cut.seq == seq && cut.unit > kv_head)) {
+      end = cut.seq == seq ? cut.unit : units;
+      break;
+    }
+  }
+  const int64_t chunks = units / p.kv_heads;
+  int64_t chunk = ceil_div(end - kv_head, p.kv_heads);
+  if (chunk == chunks) return;  // that worker has finished the row
+  const State state = job.partials.at(seq, chunk - 1, head);
+  for (; chunk < chunks; ++chunk) {
+    job.kernels.fold(p.group, p.head_dim_v, state, job.partials.at(seq, chunk, head));
+  }
+  job.kernels.finish(p, seq, head, p.group, state);
+}
+
+void write_empty_row(const DecodeParams& p, int64_t seq) {
+  const size_t bytes = p.head_dim_v * (p.dtype == DType::kFloat32 ? 4 : 2);
+  for (int64_t head = 0; head < p.heads; ++head) {
+    const int64_t offset = seq * p.out_stride_batch + head * p.out_stride_head;
+    std::memset(static_cast<char*>(p.out) + offset * (p.dtype == DType::kFloat32 ? 4 : 2), 0, bytes);
+    if (p.lse) p.lse[seq * p.heads + head] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+// Below this many multiply-adds a second thread costs more than it brings: waking one takes some
+// microseconds, in which a core does about this much.
+constexpr int64_t kMinWorkPerThread = 1 << 18;
+
+}  // namespace
+
+// A key tile of 64 KiB, all kv heads together: with its values it fits every L2 cache of the last ten
+// years twice.
+int64_t tile_tokens(const DecodeParams& p) {
+  const int64_t token_bytes = p.kv_heads * p.head_dim * (p.dtype == DType::kFloat32 ? 4 : 2);
+  return std::clamp<int64_t>((64 << 10) / token_bytes / 16 * 16, 16, kChunkTokens);
+}
+
+int64_t scratch_floats(const DecodeParams& p) {
+  const int64_t pointers = 2 * tile_tokens(p) * static_cast<int64_t>(sizeof(void*) / sizeof(float));
+  return pointers + 4 * tile_tokens(p);  // pointers to a tile's rows, weights of four query heads
+}
+
+const char* isa_name() { return isa().name; }
+
+std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
+  int64_t total = 0;
+  for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
+  total *= p.kv_heads;
+
+  std::vector<Cut> cuts{{0, 0}};
+  int64_t before = 0;  // work of the sequences before `seq`
+  int64_t seq = 0;
+  for (int64_t worker = 1; worker < num_workers; ++worker) {
+    const int64_t target = total * worker / num_workers;
+    while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
+      before += p.seq_lens[seq++] * p.kv_heads;
+    }
+    if (seq == p.batch) {
+      cuts.push_back({p.batch, 0});
+      continue;
+    }
+    const int64_t chunk = (target - before) / (kChunkTokens * p.kv_heads);
+    const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - chunk * kChunkTokens);
+    const int64_t rest = target - before - chunk * kChunkTokens * p.kv_heads;
+    const int64_t unit = chunk * p.kv_heads + (rest + tokens / 2) / tokens;
+    cuts.push_back(unit == num_units(p, seq) ? Cut{seq + 1, 0} : Cut{seq, unit});
+  }
+  cuts.push_back({p.batch, 0});
+  return cuts;
+}
+
+void run_decode(const DecodeParams& p, const Threads& threads) {
+  int64_t tokens = 0;
+  for (int64_t seq = 0; seq < p.batch; ++seq) {
+    if (p.seq_lens[seq] == 0) write_empty_row(p, seq);
+    tokens += p.seq_lens[seq];
+  }
+  if (tokens == 0) return;
+
+  const int64_t work = tokens * p.heads * (p.head_dim + p.head_dim_v);
+  const int64_t workers = std::clamp<int64_t>(work / kMinWorkPerThread, 1, threads.num_threads);
+  const std::vector<Cut> cuts = partition(p, workers);
+  const Partials partials(p, cuts);
+  const std::unique_ptr<float[]> scratch(new float[workers * worker_floats(p)]);
+  Job job{p, *isa().kernels, cuts, partials, scratch.get()};
+  if (workers == 1) return run_worker(&job, 0);
+  threads.run(run_worker, &job, workers);
+  const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
+  if (rows > 0) threads.run(merge_row, &job, rows);
+}
+
+}  // namespace pa_hp::cpu

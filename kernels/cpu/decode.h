@@ -1,0 +1,41 @@
+// Native CPU decode: the work plan and the entry point. No torch types below this line.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../params.h"
+
+namespace pa_hp::cpu {
+
+// How the caller lends its threads: run(context, body, data, n) calls body(data, i) once for every i
+// in [0, n), on any thread and in any order, and returns when all are done.
+struct Threads {
+  int64_t num_threads;
+  void (*run)(void (*body)(void* data, int64_t i), void* data, int64_t n);
+};
+
+// Every sequence is attended in chunks of this many tokens, each from a fresh softmax state, and the
+// chunks are folded from left to right. So a row's bits depend on its own length alone, never on the
+// thread count or on the rest of the batch.
+constexpr int64_t kChunkTokens = 256;
+
+// A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those of
+// one sequence: unit = chunk * kv_heads + kv_head.
+struct Cut {
+  int64_t seq;
+  int64_t unit;
+};
+
+// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries. Returns
+// num_workers + 1 cuts, the last of which is {batch, 0}.
+std::vector<Cut> partition(const DecodeParams& params, int64_t num_workers);
+
+// Attends every row. All arguments have been checked; lengths and block ids are in range.
+void run_decode(const DecodeParams& params, const Threads& threads);
+
+// Name of the instruction set that run_decode uses: "avx2" or "baseline". PA_HP_CPU_ISA, read once,
+// chooses one by name; a name that this machine cannot run is an error.
+const char* isa_name();
+
+}  // namespace pa_hp::cpu

@@ -1,0 +1,47 @@
+// One table of kernels per instruction set; decode.cpp chooses one at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "../params.h"
+
+namespace pa_hp::cpu {
+
+// Softmax state of `rows` query heads, fp32, scores in units of log2: running maximum, sum of
+// 2^(score - max), and the weighted sum of value rows, `head_dim_v` to a row.
+struct State {
+  float* max;
+  float* sum;
+  float* acc;
+};
+
+struct Kernels {
+  // Writes the fp32 query rows of one sequence, scaled so that 2^(q.k) is the softmax weight.
+  void (*load_query)(const DecodeParams& params, int64_t seq, float* query);
+
+  // State of tokens [begin, end) of `seq` (at most kChunkTokens) for kv heads [kv_begin, kv_end). `query`
+  // is load_query's; `state` is indexed by query head; `scratch` holds scratch_floats(params).
+  void (*attend)(const DecodeParams& params, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
+                 int64_t kv_end, const float* query, State state, float* scratch);
+
+  // state <- state combined with `next`, for `rows` rows.
+  void (*fold)(int64_t rows, int64_t head_dim_v, State state, State next);
+
+  // Writes out and lse of query heads [head, head + rows) of `seq`; state row 0 is that of `head`.
+  void (*finish)(const DecodeParams& params, int64_t seq, int64_t head, int64_t rows, State state);
+};
+
+// Tokens whose keys are read before their values: a tile of both stays in the L2 cache.
+int64_t tile_tokens(const DecodeParams& params);
+int64_t scratch_floats(const DecodeParams& params);
+
+namespace baseline {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+#endif
+
+}  // namespace pa_hp::cpu

@@ -1,0 +1,10 @@
+// Kernels for the compiler's default target (SSE2 on x86-64, NEON on aarch64): 16-byte vectors.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "isa.h"
+
+#define PA_HP_ISA baseline
+#define PA_HP_VECTOR_BYTES 16
+#include "kernel.inl"
