@@ -1,6 +1,7 @@
 """Paged-attention decode as a PyTorch operator: ``torch.ops.pa_hp.decode``.
 
-Importing builds nothing; the native library is built on the first use of an op (or by ``pa_hp.load()``).
+Importing builds nothing; the native library is built on the first use of an op, or by
+``pa_hp.load()``.
 """
 
 from ._version import __version__

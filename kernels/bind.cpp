@@ -1,4 +1,5 @@
-// Schemas and autograd behaviour of the op family. Backends register their kernels beside their code.
+// Schemas and autograd behaviour of the op family. Backends register their kernels beside their
+// code.
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -18,8 +19,9 @@ TORCH_LIBRARY(pa_hp, m) {
   m.def(
       "decode(Tensor query, Tensor key_cache, Tensor value_cache, Tensor block_table, "
       "Tensor seq_lens, *, float? scale=None) -> Tensor");
-  // Not `decode.out`: an overload tagged `out` makes Inductor lower the functional op to it and then
-  // fail on dynamic shapes (pytorch#185503); a mutable op that returns nothing has no such trouble.
+  // Not `decode.out`: an overload tagged `out` makes Inductor lower the functional op to it and
+  // then fail on dynamic shapes (pytorch#185503); a mutable op that returns nothing has no such
+  // trouble.
   m.def(
       "decode_out(Tensor query, Tensor key_cache, Tensor value_cache, Tensor block_table, "
       "Tensor seq_lens, *, float? scale=None, Tensor(a!) out) -> ()");
@@ -30,7 +32,8 @@ TORCH_LIBRARY(pa_hp, m) {
 
 std::string inference_only(const std::string& op) {
   return "pa_hp." + op +
-         " is inference-only: it has no backward; call it under torch.no_grad() or detach the inputs";
+         " is inference-only: it has no backward; call it under torch.no_grad() or detach the "
+         "inputs";
 }
 
 template <class Signature>
@@ -42,12 +45,14 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 // carries a node whose backward raises, and the forward stays usable.
 struct InferenceOnly : torch::autograd::Function<InferenceOnly> {
   template <class Forward>
-  static std::vector<Tensor> forward(torch::autograd::AutogradContext* context, const Tensor&, const Tensor&,
-                                     const Tensor&, const char* op, const Forward& run) {
+  static std::vector<Tensor> forward(torch::autograd::AutogradContext* context, const Tensor&,
+                                     const Tensor&, const Tensor&, const char* op,
+                                     const Forward& run) {
     context->saved_data["op"] = std::string(op);
     return run();
   }
-  static std::vector<Tensor> backward(torch::autograd::AutogradContext* context, const std::vector<Tensor>&) {
+  static std::vector<Tensor> backward(torch::autograd::AutogradContext* context,
+                                      const std::vector<Tensor>&) {
     TORCH_CHECK(false, inference_only(context->saved_data["op"].toStringRef()));
   }
 };
@@ -60,12 +65,11 @@ bool wants_grad(const Tensor& query, const Tensor& key_cache, const Tensor& valu
 Tensor decode_autograd(c10::DispatchKeySet keys, const Tensor& query, const Tensor& key_cache,
                        const Tensor& value_cache, const Tensor& block_table, const Tensor& seq_lens,
                        Scale scale) {
-  static const auto op =
-      find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Scale)>(
-          "pa_hp::decode");
+  static const auto op = find_op<Tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                        const Tensor&, Scale)>("pa_hp::decode");
   const auto run = [&] {
-    return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache, block_table,
-                         seq_lens, scale);
+    return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache,
+                         block_table, seq_lens, scale);
   };
   if (!wants_grad(query, key_cache, value_cache)) return run();
   return InferenceOnly::apply(query, key_cache, value_cache, "decode",
@@ -76,11 +80,12 @@ std::tuple<Tensor, Tensor> decode_lse_autograd(c10::DispatchKeySet keys, const T
                                                const Tensor& key_cache, const Tensor& value_cache,
                                                const Tensor& block_table, const Tensor& seq_lens,
                                                Scale scale) {
-  static const auto op = find_op<std::tuple<Tensor, Tensor>(
-      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Scale)>("pa_hp::decode_lse");
+  static const auto op =
+      find_op<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                         const Tensor&, Scale)>("pa_hp::decode_lse");
   const auto run = [&] {
-    return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache, block_table,
-                         seq_lens, scale);
+    return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache,
+                         block_table, seq_lens, scale);
   };
   if (!wants_grad(query, key_cache, value_cache)) return run();
   const auto results = InferenceOnly::apply(query, key_cache, value_cache, "decode_lse", [&] {
@@ -91,17 +96,17 @@ std::tuple<Tensor, Tensor> decode_lse_autograd(c10::DispatchKeySet keys, const T
 }
 
 void decode_out_autograd(c10::DispatchKeySet keys, const Tensor& query, const Tensor& key_cache,
-                         const Tensor& value_cache, const Tensor& block_table, const Tensor& seq_lens,
-                         Scale scale, Tensor& out) {
+                         const Tensor& value_cache, const Tensor& block_table,
+                         const Tensor& seq_lens, Scale scale, Tensor& out) {
   static const auto op = find_op<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                       const Tensor&, Scale, Tensor&)>("pa_hp::decode_out");
   // A history cannot be hung on a caller's tensor safely, so the refusal comes at once, as torch's
   // own `out=` functions do it.
-  TORCH_CHECK(
-      !wants_grad(query, key_cache, value_cache) && !(at::GradMode::is_enabled() && out.requires_grad()),
-      inference_only("decode_out"));
-  op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache, block_table, seq_lens,
-                scale, out);
+  TORCH_CHECK(!wants_grad(query, key_cache, value_cache) &&
+                  !(at::GradMode::is_enabled() && out.requires_grad()),
+              inference_only("decode_out"));
+  op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache, block_table,
+                seq_lens, scale, out);
   out.unsafeGetTensorImpl()->bump_version();
 }
 

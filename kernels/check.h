@@ -1,5 +1,5 @@
-// Every argument check of the op family, once, for all backends. The fakes (ops/fake.py) say the same
-// words about everything that shapes and dtypes can tell; a test compares the two.
+// Every argument check of the op family, once, for all backends. The fakes (ops/fake.py) say the
+// same words about everything that shapes and dtypes can tell; a test compares the two.
 //
 // Template of a message: pa_hp.<op>: expected <argument> to be <rule>, got <value>[; <what to do>].
 // Order: dtype, device, rank, size relations, stride, scale, then the values of lengths and ids.
@@ -68,12 +68,13 @@ struct Checker {
                  dtype_name(tensor.scalar_type()), "; call .to(torch.int32)");
   }
   void same_device(const char* name, const Tensor& tensor, const Tensor& query) const {
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.device() == query.device(), name, "on " + query.device().str(),
-                 tensor.device().str(), "; it must be on the device of query");
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.device() == query.device(), name,
+                 "on " + query.device().str(), tensor.device().str(),
+                 "; it must be on the device of query");
   }
   void rank(const char* name, const Tensor& tensor, int64_t dims, const char* shape) const {
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.dim() == dims, name, std::to_string(dims) + "-D " + shape,
-                 size_text(tensor));
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.dim() == dims, name,
+                 std::to_string(dims) + "-D " + shape, size_text(tensor));
   }
   void size(const char* name, const Tensor& tensor, int64_t dim, int64_t expected,
             const char* meaning) const {
@@ -83,7 +84,8 @@ struct Checker {
   }
   void head_dim(const char* name, const Tensor& tensor, const Limits& limits) const {
     const int64_t dim = tensor.size(-1);
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, dim >= 1 && dim <= limits.head_dim_max && dim % limits.head_dim_step == 0,
+    PA_HP_EXPECT(TORCH_CHECK_VALUE,
+                 dim >= 1 && dim <= limits.head_dim_max && dim % limits.head_dim_step == 0,
                  std::string(name) + ".size(" + std::to_string(tensor.dim() - 1) + ")",
                  "a multiple of " + std::to_string(limits.head_dim_step) + " up to " +
                      std::to_string(limits.head_dim_max),
@@ -91,15 +93,17 @@ struct Checker {
   }
   void last_dim_contiguous(const char* name, const Tensor& tensor) const {
     PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.size(-1) <= 1 || tensor.stride(-1) == 1, name,
-                 "contiguous in its last dimension", "stride ", tensor.stride(-1), "; call .contiguous()");
+                 "contiguous in its last dimension", "stride ", tensor.stride(-1),
+                 "; call .contiguous()");
   }
 
   void inputs(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
               const Tensor& block_table, const Tensor& seq_lens, const std::optional<double>& scale,
               const Limits& limits) const {
     const auto dtype = query.scalar_type();
-    PA_HP_EXPECT(TORCH_CHECK_TYPE, dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat,
-                 "query", "float16, bfloat16 or float32", dtype_name(dtype));
+    PA_HP_EXPECT(TORCH_CHECK_TYPE,
+                 dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat, "query",
+                 "float16, bfloat16 or float32", dtype_name(dtype));
     same_dtype("key_cache", key_cache, query);
     same_dtype("value_cache", value_cache, query);
     int32("block_table", block_table);
@@ -122,14 +126,15 @@ struct Checker {
     size("value_cache", value_cache, 1, key_cache.size(1), "block_size of key_cache");
     size("value_cache", value_cache, 2, key_cache.size(2), "kv_heads of key_cache");
     head_dim("value_cache", value_cache, limits);
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(1) >= 1, "key_cache.size(1)", "at least 1 (block_size)",
-                 key_cache.size(1));
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(2) >= 1, "key_cache.size(2)", "at least 1 (kv_heads)",
-                 key_cache.size(2));
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, query.size(1) >= 1 && query.size(1) % key_cache.size(2) == 0,
-                 "query.size(1)",
-                 "a positive multiple of " + std::to_string(key_cache.size(2)) + " (kv_heads of key_cache)",
-                 query.size(1));
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(1) >= 1, "key_cache.size(1)",
+                 "at least 1 (block_size)", key_cache.size(1));
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(2) >= 1, "key_cache.size(2)",
+                 "at least 1 (kv_heads)", key_cache.size(2));
+    PA_HP_EXPECT(
+        TORCH_CHECK_VALUE, query.size(1) >= 1 && query.size(1) % key_cache.size(2) == 0,
+        "query.size(1)",
+        "a positive multiple of " + std::to_string(key_cache.size(2)) + " (kv_heads of key_cache)",
+        query.size(1));
     size("block_table", block_table, 0, query.size(0), "batch of query");
     size("seq_lens", seq_lens, 0, query.size(0), "batch of query");
 
@@ -143,8 +148,8 @@ struct Checker {
   }
 
   // `out` of decode_out; call after inputs().
-  void output(const Tensor& out, const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-              const Tensor& block_table, const Tensor& seq_lens) const {
+  void output(const Tensor& out, const Tensor& query, const Tensor& key_cache,
+              const Tensor& value_cache, const Tensor& block_table, const Tensor& seq_lens) const {
     same_dtype("out", out, query);
     same_device("out", out, query);
     rank("out", out, 3, "[batch, heads, head_dim_v]");
@@ -152,8 +157,8 @@ struct Checker {
     size("out", out, 1, query.size(1), "heads of query");
     size("out", out, 2, value_cache.size(3), "head_dim_v of value_cache");
     last_dim_contiguous("out", out);
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, rows_apart(out), "out", "free of rows that share memory", "strides ",
-                 out.strides(), "; call .contiguous()");
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, rows_apart(out), "out", "free of rows that share memory",
+                 "strides ", out.strides(), "; call .contiguous()");
     apart("query", out, query);
     apart("key_cache", out, key_cache);
     apart("value_cache", out, value_cache);
@@ -161,20 +166,22 @@ struct Checker {
     apart("seq_lens", out, seq_lens);
   }
 
-  // Lengths and block ids, read on the host: for backends whose tensors live there. Nothing else may
-  // be accessed before this has passed.
+  // Lengths and block ids, read on the host: for backends whose tensors live there. Nothing else
+  // may be accessed before this has passed.
   void values(const DecodeParams& p) const {
     const int64_t capacity = p.max_blocks * p.block_size;
     for (int64_t row = 0; row < p.batch; ++row) {
       const int64_t len = p.seq_lens[row];
-      PA_HP_EXPECT(TORCH_CHECK_VALUE, len >= 0 && len <= capacity, "seq_lens[" + std::to_string(row) + "]",
+      PA_HP_EXPECT(TORCH_CHECK_VALUE, len >= 0 && len <= capacity,
+                   "seq_lens[" + std::to_string(row) + "]",
                    "in [0, " + std::to_string(capacity) + "] (max_blocks * block_size)", len);
       const int32_t* ids = p.block_table + row * p.block_table_stride;
       const int64_t used = (len + p.block_size - 1) / p.block_size;
       for (int64_t entry = 0; entry < used; ++entry) {
         PA_HP_EXPECT(TORCH_CHECK_INDEX, ids[entry] >= 0 && ids[entry] < p.num_blocks,
                      "block_table[" + std::to_string(row) + ", " + std::to_string(entry) + "]",
-                     "in [0, " + std::to_string(p.num_blocks) + ") (num_blocks of key_cache)", ids[entry]);
+                     "in [0, " + std::to_string(p.num_blocks) + ") (num_blocks of key_cache)",
+                     ids[entry]);
       }
     }
   }
@@ -207,8 +214,9 @@ struct Checker {
     if (out.numel() == 0 || input.numel() == 0) return;
     const auto [out_begin, out_end] = range(out);
     const auto [begin, end] = range(input);
-    TORCH_CHECK_VALUE(out_end <= begin || end <= out_begin, "pa_hp.", op, ": expected out to be apart from ",
-                      name, ", got overlapping memory; pass a tensor of its own");
+    TORCH_CHECK_VALUE(out_end <= begin || end <= out_begin, "pa_hp.", op,
+                      ": expected out to be apart from ", name,
+                      ", got overlapping memory; pass a tensor of its own");
   }
 #undef PA_HP_EXPECT
 };

@@ -22,20 +22,22 @@ def decode(
     Parameters
     ----------
     query : Tensor, float16 | bfloat16 | float32, shape ``[batch, heads, head_dim]``
-        Any strides with the last dimension contiguous. `heads` is a multiple of `kv_heads`: query head h
-        attends to kv head ``h // (heads // kv_heads)``. `head_dim` is a multiple of 8 up to 576.
+        Any strides with the last dimension contiguous. `heads` is a multiple of `kv_heads`: query
+        head h attends to kv head ``h // (heads // kv_heads)``. `head_dim` is a multiple of 8 up to
+        576.
     key_cache : Tensor, dtype of `query`, shape ``[num_blocks, block_size, kv_heads, head_dim]``
-        Any strides with the last dimension contiguous, so views such as ``kv_cache[0]`` or a transposed
-        ``(num_blocks, kv_heads, block_size, head_dim)`` cache need no copy. Slots past a sequence's length
-        are never read and may hold NaN.
+        Any strides with the last dimension contiguous, so views such as ``kv_cache[0]`` or a
+        transposed ``(num_blocks, kv_heads, block_size, head_dim)`` cache need no copy. Slots past a
+        sequence's length are never read and may hold NaN.
     value_cache : Tensor, dtype of `query`, shape ``[num_blocks, block_size, kv_heads, head_dim_v]``
         As `key_cache`; `head_dim_v` may differ from `head_dim` and has the same limits.
     block_table : Tensor, int32, shape ``[batch, max_blocks]``
-        Cache block of each of a sequence's stretches of `block_size` tokens. Last dimension contiguous.
-        Entries past a sequence's last block are never read. An id outside ``[0, num_blocks)`` raises.
+        Cache block of each of a sequence's stretches of `block_size` tokens. Last dimension
+        contiguous. Entries past a sequence's last block are never read. An id outside
+        ``[0, num_blocks)`` raises.
     seq_lens : Tensor, int32, shape ``[batch]``
-        Number of tokens in the cache, contiguous, in ``[0, max_blocks * block_size]``, else raises. 0 gives
-        a row of zeros.
+        Number of tokens in the cache, contiguous, in ``[0, max_blocks * block_size]``, else raises.
+        0 gives a row of zeros.
     scale : float, optional
         Factor of the scores before the softmax, finite; ``head_dim ** -0.5`` if not given.
 
@@ -56,10 +58,11 @@ def decode(
 
     Notes
     -----
-    Accumulates in float32. Same inputs, same bits: a row depends neither on the thread count nor on the
-    rest of the batch. Lengths and block ids are checked before any cache access. Runs on torch's threads
-    (``torch.set_num_threads``). Not differentiable: a backward raises. Traced by torch.compile and
-    torch.export with dynamic sizes; vmap loops.
+    Accumulates in float32. Same inputs, same bits: a row depends neither on the thread count nor on
+    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on torch's
+    threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
+    differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
+    vmap loops.
 
     Example
     -------

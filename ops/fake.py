@@ -1,6 +1,7 @@
 """Fake (meta) kernels: shapes, dtypes and devices without data, for torch.compile and export.
 
-Every check that shapes and dtypes can answer is made here as well, in the words of ``kernels/check.h``.
+Every check that shapes and dtypes can answer is made here as well, in the words of
+``kernels/check.h``.
 """
 
 from __future__ import annotations

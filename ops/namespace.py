@@ -1,4 +1,4 @@
-"""Makes ``torch.ops.pa_hp.decode`` build and load the library on first use, as ``pa_hp.decode`` does."""
+"""Makes ``torch.ops.pa_hp.decode`` load the library on first use, as ``pa_hp.decode`` does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _LazyOps(types.ModuleType):
 
 
 def install() -> None:
-    torch.ops.pa_hp = _LazyOps("torch.ops.pa_hp")
+    setattr(torch.ops, "pa_hp", _LazyOps("torch.ops.pa_hp"))  # noqa: B010
 
 
 def uninstall() -> None:

@@ -20,7 +20,7 @@ def reference(
     Parameters
     ----------
     query, key_cache, value_cache, block_table, seq_lens, scale
-        As for :func:`pa_hp.decode`; the values are taken as they are, rounded to their dtype already.
+        As for :func:`pa_hp.decode`; the values are taken as they are, rounded already.
 
     Returns
     -------

@@ -23,14 +23,15 @@ Isa choose_isa() {
   const char* wanted = std::getenv("PA_HP_CPU_ISA");
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(__x86_64__)
-  const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("f16c");
   if (has_avx2 && (any || std::strcmp(wanted, "avx2") == 0)) return {"avx2", &avx2::kernels};
 #endif
   if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
-  throw std::runtime_error(std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
-                                       "machine (baseline, avx2), got ") +
-                           wanted);
+  throw std::runtime_error(
+      std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
+                  "machine (baseline, avx2), got ") +
+      wanted);
 }
 
 const Isa& isa() {
@@ -44,9 +45,10 @@ int64_t num_units(const DecodeParams& p, int64_t seq) {
   return ceil_div(p.seq_lens[seq], kChunkTokens) * p.kv_heads;
 }
 
-// Partial states of the sequences that a cut goes through: one slot per (sequence, chunk), each with all
-// heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks in the slot of
-// the last one; any other worker leaves every chunk by itself, so that the merge can fold them in order.
+// Partial states of the sequences that a cut goes through: one slot per (sequence, chunk), each
+// with all heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks
+// in the slot of the last one; any other worker leaves every chunk by itself, so that the merge can
+// fold them in order.
 class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
@@ -65,12 +67,15 @@ class Partials {
   };
   const std::vector<CutSeq>& seqs() const { return seqs_; }
 
-  // State of query head `head` in chunk `chunk` of a cut sequence, rows of the same kv head behind it.
+  // State of query head `head` in chunk `chunk` of a cut sequence, rows of the same kv head behind
+  // it.
   State at(int64_t seq, int64_t chunk, int64_t head) const {
     const auto found =
         std::find_if(seqs_.begin(), seqs_.end(), [&](const CutSeq& s) { return s.seq == seq; });
-    float* slot = data_.get() + (found->first_slot + chunk) * params_.heads * (params_.head_dim_v + 2);
-    return {slot + head, slot + params_.heads + head, slot + 2 * params_.heads + head * params_.head_dim_v};
+    float* slot =
+        data_.get() + (found->first_slot + chunk) * params_.heads * (params_.head_dim_v + 2);
+    return {slot + head, slot + params_.heads + head,
+            slot + 2 * params_.heads + head * params_.head_dim_v};
   }
 
  private:
@@ -89,8 +94,8 @@ void copy_state(int64_t rows, int64_t head_dim_v, State to, State from) {
   std::copy_n(from.acc, rows * head_dim_v, to.acc);
 }
 
-// Scratch of one worker: scaled query, running and fresh state, the kernel's own. Every part has an even
-// number of floats, so the pointers in the last one are aligned.
+// Scratch of one worker: scaled query, running and fresh state, the kernel's own. Every part has an
+// even number of floats, so the pointers in the last one are aligned.
 int64_t worker_floats(const DecodeParams& p) {
   return p.heads * p.head_dim + 2 * p.heads * (p.head_dim_v + 2) + scratch_floats(p);
 }
@@ -109,7 +114,9 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   const int64_t units = num_units(p, seq);
   const int64_t kv_heads = p.kv_heads;
   float* query = scratch;
-  const auto state_at = [&](float* base) { return State{base, base + p.heads, base + 2 * p.heads}; };
+  const auto state_at = [&](float* base) {
+    return State{base, base + p.heads, base + 2 * p.heads};
+  };
   const State running = state_at(query + p.heads * p.head_dim);
   const State fresh = state_at(running.acc + p.heads * p.head_dim_v);
   float* kernel_scratch = fresh.acc + p.heads * p.head_dim_v;
@@ -120,8 +127,8 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
     const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
     const int64_t token = chunk * kChunkTokens;
     const int64_t token_end = std::min(token + kChunkTokens, int64_t{p.seq_lens[seq]});
-    job.kernels.attend(p, seq, token, token_end, kv_begin, kv_end, query, chunk == 0 ? running : fresh,
-                       kernel_scratch);
+    job.kernels.attend(p, seq, token, token_end, kv_begin, kv_end, query,
+                       chunk == 0 ? running : fresh, kernel_scratch);
     for (int64_t kv_head = kv_begin; kv_head < kv_end; ++kv_head) {
       const int64_t head = kv_head * p.group;
       const State row_running = rows_from(running, head, p.head_dim_v);
@@ -185,7 +192,8 @@ void write_empty_row(const DecodeParams& p, int64_t seq) {
   const size_t bytes = p.head_dim_v * (p.dtype == DType::kFloat32 ? 4 : 2);
   for (int64_t head = 0; head < p.heads; ++head) {
     const int64_t offset = seq * p.out_stride_batch + head * p.out_stride_head;
-    std::memset(static_cast<char*>(p.out) + offset * (p.dtype == DType::kFloat32 ? 4 : 2), 0, bytes);
+    std::memset(static_cast<char*>(p.out) + offset * (p.dtype == DType::kFloat32 ? 4 : 2), 0,
+                bytes);
     if (p.lse) p.lse[seq * p.heads + head] = -std::numeric_limits<float>::infinity();
   }
 }
@@ -196,8 +204,8 @@ constexpr int64_t kMinWorkPerThread = 1 << 18;
 
 }  // namespace
 
-// A key tile of 64 KiB, all kv heads together: with its values it fits every L2 cache of the last ten
-// years twice.
+// A key tile of 64 KiB, all kv heads together: with its values it fits every L2 cache of the last
+// ten years twice.
 int64_t tile_tokens(const DecodeParams& p) {
   const int64_t token_bytes = p.kv_heads * p.head_dim * (p.dtype == DType::kFloat32 ? 4 : 2);
   return std::clamp<int64_t>((64 << 10) / token_bytes / 16 * 16, 16, kChunkTokens);

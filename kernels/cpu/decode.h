@@ -8,27 +8,27 @@
 
 namespace pa_hp::cpu {
 
-// How the caller lends its threads: run(context, body, data, n) calls body(data, i) once for every i
-// in [0, n), on any thread and in any order, and returns when all are done.
+// How the caller lends its threads: run(context, body, data, n) calls body(data, i) once for every
+// i in [0, n), on any thread and in any order, and returns when all are done.
 struct Threads {
   int64_t num_threads;
   void (*run)(void (*body)(void* data, int64_t i), void* data, int64_t n);
 };
 
-// Every sequence is attended in chunks of this many tokens, each from a fresh softmax state, and the
-// chunks are folded from left to right. So a row's bits depend on its own length alone, never on the
-// thread count or on the rest of the batch.
+// Every sequence is attended in chunks of this many tokens, each from a fresh softmax state, and
+// the chunks are folded from left to right. So a row's bits depend on its own length alone, never
+// on the thread count or on the rest of the batch.
 constexpr int64_t kChunkTokens = 256;
 
-// A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those of
-// one sequence: unit = chunk * kv_heads + kv_head.
+// A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those
+// of one sequence: unit = chunk * kv_heads + kv_head.
 struct Cut {
   int64_t seq;
   int64_t unit;
 };
 
-// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries. Returns
-// num_workers + 1 cuts, the last of which is {batch, 0}.
+// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries.
+// Returns num_workers + 1 cuts, the last of which is {batch, 0}.
 std::vector<Cut> partition(const DecodeParams& params, int64_t num_workers);
 
 // Attends every row. All arguments have been checked; lengths and block ids are in range.

@@ -19,8 +19,8 @@ namespace {
 using at::Tensor;
 using Scale = std::optional<double>;
 
-// OpenMP's pool does not survive a fork: a parallel region in the child would wait for threads that are
-// gone. There the op runs on the calling thread alone.
+// OpenMP's pool does not survive a fork: a parallel region in the child would wait for threads that
+// are gone. There the op runs on the calling thread alone.
 std::atomic<bool> forked{false};
 const int atfork_registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
@@ -30,8 +30,9 @@ void run_on_torch_threads(void (*body)(void*, int64_t), void* data, int64_t n) {
   });
 }
 
-void run(const check::Checker& check, const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-         const Tensor& block_table, const Tensor& seq_lens, Scale scale, const Tensor& out, float* lse) {
+void run(const check::Checker& check, const Tensor& query, const Tensor& key_cache,
+         const Tensor& value_cache, const Tensor& block_table, const Tensor& seq_lens, Scale scale,
+         const Tensor& out, float* lse) {
   DecodeParams p{};
   p.query = query.const_data_ptr();
   p.key_cache = key_cache.const_data_ptr();
@@ -90,13 +91,15 @@ void decode_out(const Tensor& query, const Tensor& key_cache, const Tensor& valu
   run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out, nullptr);
 }
 
-std::tuple<Tensor, Tensor> decode_lse(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-                                      const Tensor& block_table, const Tensor& seq_lens, Scale scale) {
+std::tuple<Tensor, Tensor> decode_lse(const Tensor& query, const Tensor& key_cache,
+                                      const Tensor& value_cache, const Tensor& block_table,
+                                      const Tensor& seq_lens, Scale scale) {
   const check::Checker check{"decode_lse"};
   check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, check::kCpuLimits);
   Tensor out = empty_out(query, value_cache);
   Tensor lse = at::empty({query.size(0), query.size(1)}, query.options().dtype(at::kFloat));
-  run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out, lse.mutable_data_ptr<float>());
+  run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out,
+      lse.mutable_data_ptr<float>());
   return {out, lse};
 }
 

@@ -19,10 +19,11 @@ struct Kernels {
   // Writes the fp32 query rows of one sequence, scaled so that 2^(q.k) is the softmax weight.
   void (*load_query)(const DecodeParams& params, int64_t seq, float* query);
 
-  // State of tokens [begin, end) of `seq` (at most kChunkTokens) for kv heads [kv_begin, kv_end). `query`
-  // is load_query's; `state` is indexed by query head; `scratch` holds scratch_floats(params).
-  void (*attend)(const DecodeParams& params, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
-                 int64_t kv_end, const float* query, State state, float* scratch);
+  // State of tokens [begin, end) of `seq` (at most kChunkTokens) for kv heads [kv_begin, kv_end).
+  // `query` is load_query's; `state` is indexed by query head; `scratch` holds
+  // scratch_floats(params).
+  void (*attend)(const DecodeParams& params, int64_t seq, int64_t begin, int64_t end,
+                 int64_t kv_begin, int64_t kv_end, const float* query, State state, float* scratch);
 
   // state <- state combined with `next`, for `rows` rows.
   void (*fold)(int64_t rows, int64_t head_dim_v, State state, State next);

@@ -1,5 +1,6 @@
-// Kernels for AVX2 + FMA + F16C: 32-byte vectors. The target is set here and not by a compiler flag, so
-// that one library runs on every x86-64 machine; headers come first, they keep the default target.
+// Kernels for AVX2 + FMA + F16C: 32-byte vectors. The target is set here and not by a compiler
+// flag, so that one library runs on every x86-64 machine; headers come first, they keep the default
+// target.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

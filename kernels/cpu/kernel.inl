@@ -1,6 +1,6 @@
 // The attention arithmetic, written once on compiler vectors and included once per instruction set.
-// The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, and PA_HP_F16C where the target
-// converts fp16 in hardware. No lambdas here: they would not inherit the includer's target.
+// The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, and PA_HP_F16C where the
+// target converts fp16 in hardware. No lambdas here: they would not inherit the includer's target.
 
 namespace pa_hp::cpu {
 namespace PA_HP_ISA {
@@ -75,9 +75,11 @@ inline void narrow(float x, Half* out) {
   const float magnitude = std::fabs(x);
   if (x != x) {
     out->bits = 0x7e00;
-  } else if (magnitude >= 65520.f) {  // half-way between the largest fp16 and 2^16: rounds to infinity
+  } else if (magnitude >=
+             65520.f) {  // half-way between the largest fp16 and 2^16: rounds to infinity
     out->bits = sign | 0x7c00;
-  } else if (magnitude < 0x1p-14f) {  // subnormal: adding 0.5 leaves the rounded fraction in the low bits
+  } else if (magnitude <
+             0x1p-14f) {  // subnormal: adding 0.5 leaves the rounded fraction in the low bits
     out->bits = sign | (float_bits(magnitude + 0.5f) & 0x7fff);
   } else {
     const uint32_t rounded = (bits & 0x7fffffff) + 0xfff + (bits >> 13 & 1);
@@ -88,8 +90,8 @@ inline void narrow(float x, Half* out) {
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 // 2^x. x = n + f with |f| <= 1/2, and 2^f is the Taylor series of exp(f ln 2) up to degree 7, whose
-// remainder is below (ln(2) / 2)^8 / 8! = 5.2e-9, a tenth of fp32's rounding unit. Below 2^-126 it is 0,
-// NaN stays NaN. Callers keep x <= 0.
+// remainder is below (ln(2) / 2)^8 / 8! = 5.2e-9, a tenth of fp32's rounding unit. Below 2^-126 it
+// is 0, NaN stays NaN. Callers keep x <= 0.
 inline Vec exp2(Vec x) {
   constexpr float kMagic = 0x1.8p23f;  // adding it rounds to an integer in the low bits
   const Vec shifted = (x < -126.f ? splat(-126.f) : x) + kMagic;
@@ -124,7 +126,8 @@ template <class T>
 void load_query(const DecodeParams& p, int64_t seq, float* query) {
   const float factor = p.scale * kLog2E;
   for (int64_t head = 0; head < p.heads; ++head) {
-    const T* row = static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
+    const T* row =
+        static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
     for (int64_t i = 0; i < p.head_dim; i += kLanes) store(query + i, load(row + i) * factor);
     query += p.head_dim;
   }
@@ -151,7 +154,9 @@ inline void score_tile(const float* query, const T* const* keys, int64_t offset,
 template <int kRows, class T>
 inline void score_rows(const float* query, const T* const* keys, int64_t offset, int64_t head_dim,
                        int64_t tokens, float* scores, int64_t stride) {
-  constexpr int kTokens = kRows == 4 ? 2 : kRows == 2 ? 4 : 8;  // eight accumulators fill the registers
+  constexpr int kTokens = kRows == 4   ? 2
+                          : kRows == 2 ? 4
+                                       : 8;  // eight accumulators fill the registers
   int64_t t = 0;
   for (; t + kTokens <= tokens; t += kTokens) {
     score_tile<kRows, kTokens>(query, keys + t, offset, head_dim, scores + t, stride);
@@ -161,8 +166,8 @@ inline void score_rows(const float* query, const T* const* keys, int64_t offset,
   }
 }
 
-// One row's scores become weights; the state's maximum and sum follow. Returns the factor by which what
-// was accumulated before must shrink.
+// One row's scores become weights; the state's maximum and sum follow. Returns the factor by which
+// what was accumulated before must shrink.
 inline float softmax_row(float* scores, int64_t tokens, float& running_max, float& running_sum) {
   Vec top = splat(running_max);
   int64_t t = 0;
@@ -189,11 +194,12 @@ inline float softmax_row(float* scores, int64_t tokens, float& running_max, floa
   return shrink;
 }
 
-// acc[row] <- acc[row] * shrink[row] + sum over tokens of weight[row][token] * value[token], for kVecs
-// vectors of columns.
+// acc[row] <- acc[row] * shrink[row] + sum over tokens of weight[row][token] * value[token], for
+// kVecs vectors of columns.
 template <int kRows, int kVecs, class T>
-inline void value_tile(const float* weights, int64_t stride, const float* shrink, const T* const* values,
-                       int64_t offset, int64_t tokens, float* acc, int64_t head_dim_v) {
+inline void value_tile(const float* weights, int64_t stride, const float* shrink,
+                       const T* const* values, int64_t offset, int64_t tokens, float* acc,
+                       int64_t head_dim_v) {
   Vec sum[kRows][kVecs];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kVecs; ++c) sum[r][c] = load(acc + r * head_dim_v + c * kLanes) * shrink[r];
@@ -211,12 +217,14 @@ inline void value_tile(const float* weights, int64_t stride, const float* shrink
 }
 
 template <int kRows, class T>
-inline void value_rows(const float* weights, int64_t stride, const float* shrink, const T* const* values,
-                       int64_t offset, int64_t tokens, float* acc, int64_t head_dim_v) {
+inline void value_rows(const float* weights, int64_t stride, const float* shrink,
+                       const T* const* values, int64_t offset, int64_t tokens, float* acc,
+                       int64_t head_dim_v) {
   constexpr int kVecs = kRows == 4 ? 2 : kRows == 2 ? 4 : 8;
   int64_t c = 0;
   for (; c + kVecs * kLanes <= head_dim_v; c += kVecs * kLanes) {
-    value_tile<kRows, kVecs>(weights, stride, shrink, values, offset + c, tokens, acc + c, head_dim_v);
+    value_tile<kRows, kVecs>(weights, stride, shrink, values, offset + c, tokens, acc + c,
+                             head_dim_v);
   }
   for (; c < head_dim_v; c += kLanes) {
     value_tile<kRows, 1>(weights, stride, shrink, values, offset + c, tokens, acc + c, head_dim_v);
@@ -239,15 +247,16 @@ inline void attend_rows(const DecodeParams& p, const Tile<T>& tile, int64_t kv_h
                     tile.tokens, tile.weights, stride);
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
-    shrink[r] = softmax_row(tile.weights + r * stride, tile.tokens, state.max[head + r], state.sum[head + r]);
+    shrink[r] = softmax_row(tile.weights + r * stride, tile.tokens, state.max[head + r],
+                            state.sum[head + r]);
   }
-  value_rows<kRows>(tile.weights, stride, shrink, tile.values, kv_head * p.value_stride_head, tile.tokens,
-                    state.acc + head * p.head_dim_v, p.head_dim_v);
+  value_rows<kRows>(tile.weights, stride, shrink, tile.values, kv_head * p.value_stride_head,
+                    tile.tokens, state.acc + head * p.head_dim_v, p.head_dim_v);
 }
 
 template <class T>
-void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin, int64_t kv_end,
-            const float* query, State state, float* scratch) {
+void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
+            int64_t kv_end, const float* query, State state, float* scratch) {
   const int64_t first = kv_begin * p.group;
   const int64_t last = kv_end * p.group;
   for (int64_t head = first; head < last; ++head) {
@@ -267,8 +276,8 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
     int64_t entry = start / p.block_size;
     int64_t slot = start % p.block_size;
     for (int64_t t = 0; t < tokens; ++t) {
-      keys[t] =
-          static_cast<const T*>(p.key_cache) + ids[entry] * p.key_stride_block + slot * p.key_stride_token;
+      keys[t] = static_cast<const T*>(p.key_cache) + ids[entry] * p.key_stride_block +
+                slot * p.key_stride_token;
       values[t] = static_cast<const T*>(p.value_cache) + ids[entry] * p.value_stride_block +
                   slot * p.value_stride_token;
       if (++slot == p.block_size) {
@@ -281,8 +290,10 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
     for (int64_t kv_head = kv_begin; kv_head < kv_end; ++kv_head) {
       int64_t head = kv_head * p.group;
       const int64_t head_end = head + p.group;
-      for (; head + 4 <= head_end; head += 4) attend_rows<4>(p, view, kv_head, head, tile, query, state);
-      for (; head + 2 <= head_end; head += 2) attend_rows<2>(p, view, kv_head, head, tile, query, state);
+      for (; head + 4 <= head_end; head += 4)
+        attend_rows<4>(p, view, kv_head, head, tile, query, state);
+      for (; head + 2 <= head_end; head += 2)
+        attend_rows<2>(p, view, kv_head, head, tile, query, state);
       for (; head < head_end; ++head) attend_rows<1>(p, view, kv_head, head, tile, query, state);
     }
   }
@@ -313,7 +324,8 @@ void finish(const DecodeParams& p, int64_t seq, int64_t head, int64_t rows, Stat
     const float* acc = state.acc + row * p.head_dim_v;
     const float inverse = 1.f / state.sum[row];
     for (int64_t i = 0; i < p.head_dim_v; ++i) narrow(acc[i] * inverse, out + i);
-    if (p.lse) p.lse[seq * p.heads + head + row] = (state.max[row] + std::log2(state.sum[row])) * kLn2;
+    if (p.lse)
+      p.lse[seq * p.heads + head + row] = (state.max[row] + std::log2(state.sum[row])) * kLn2;
   }
 }
 
