@@ -1,0 +1,43 @@
+# Every target sets up what it needs: .venv with the pinned dependencies and an editable install. The native
+# library is built by its first user, so nothing here compiles.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The sanitizers' runtime must be loaded before everything else, and libstdc++ with it: AddressSanitizer looks
+# for __cxa_throw when it starts. GCC, because Clang keeps its runtime elsewhere.
+SANITIZER_CXX ?= g++
+SANITIZER = PA_HP_SANITIZE=1 PA_HP_CXX=$(SANITIZER_CXX) \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=libasan.so) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so)"
+ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
+
+.PHONY: demo test lint test-asan bench clean
+
+demo: $(STAMP)
+	$(BIN)/python -m pa_hp demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
+
+test-asan: $(STAMP)
+	$(SANITIZER) $(BIN)/python -m pytest $(ASAN_TESTS)
+
+bench: $(STAMP)
+	$(BIN)/python -m pa_hp bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+# A half-made environment (python without ensurepip leaves one) has no pip and is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	touch $@
