@@ -1,9 +1,9 @@
 """Just-in-time build of the native library: key, lock, compile, load.
 
-An entry of the cache is a directory named after a key: the SHA-256 of a printed list of everything that
-decides the binary (sources, flags, compiler, torch). It appears by one rename, complete or not at all.
-House rules: one builder at a time (flock, which the kernel releases if its holder dies), compile in a
-temporary directory beside the entry, checksum, fsync, rename. A damaged entry is rebuilt once.
+An entry of the cache is a directory named after a key: the SHA-256 of a printed list of everything
+that decides the binary (sources, flags, compiler, torch). It appears by one rename, complete or not
+at all: one builder at a time (flock, which the kernel releases if its holder dies), compile in a
+temporary directory beside the entry, checksum, fsync, rename. A damaged entry is rebuilt.
 
 Environment variables are read here, at call time; ``docs/env.md`` lists them.
 """
@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import os
 import platform
-import shlex
+import re
 import shutil
 import stat
 import subprocess
@@ -62,22 +62,29 @@ class BuildError(RuntimeError):
 
 def cache_dir() -> Path:
     """Directory of all cached builds: ``$PA_HP_CACHE_DIR``, else ``~/.cache/pa_hp``."""
-    return Path(os.environ.get("PA_HP_CACHE_DIR") or Path.home() / ".cache" / "pa_hp")
+    try:
+        wanted = Path(os.environ.get("PA_HP_CACHE_DIR") or "~/.cache/pa_hp").expanduser()
+    except RuntimeError as error:  # this user has no home
+        raise BuildError(
+            f"pa_hp: expected a home directory to cache builds in, got: {error}; "
+            f"set PA_HP_CACHE_DIR"
+        ) from error
+    return wanted.absolute()
 
 
 def compiler() -> str:
-    """C++ compiler to build with: ``$PA_HP_CXX``, else ``$CXX``, else ``c++`` or ``g++`` on the path.
+    """C++ compiler to build with: ``$PA_HP_CXX``, else ``$CXX``, else one on the path.
 
     Raises BuildError if there is none.
     """
     for variable in ("PA_HP_CXX", "CXX"):
         wanted = os.environ.get(variable)
         if wanted:
-            if shutil.which(shlex.split(wanted)[0]) is None:  # "ccache g++" is a fair value
+            if shutil.which(wanted.split()[0] if wanted.strip() else "") is None:
                 raise BuildError(
                     f"pa_hp: expected {variable} to name a C++ compiler, got {wanted!r}"
                 )
-            return wanted
+            return wanted  # "ccache g++" is a fair value
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
         if found is not None:
@@ -96,19 +103,22 @@ def flags() -> list[str]:
 def key_lines(target: str = "cpu") -> list[str]:
     """Everything that decides the binary of `target`, one fact a line."""
     cxx = compiler()
-    version = subprocess.run(
-        [*shlex.split(cxx), "--version"], capture_output=True, text=True, check=False
-    )
-    if version.returncode != 0:
+    try:
+        version = subprocess.run(
+            [*cxx.split(), "--version"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        said = getattr(error, "stderr", None) or error
         raise BuildError(
-            f"pa_hp: expected `{cxx} --version` to work, got: {version.stderr.strip()}"
-        )
+            f"pa_hp: expected `{cxx} --version` to print a version, got: {said}; "
+            f"set PA_HP_CXX to a C++ compiler"
+        ) from error
     lines = [
         f"pa_hp {__version__}",
         f"target {target}",
         f"torch {torch.__version__}",
         f"machine {platform.machine()}",
-        f"compiler {cxx}: {version.stdout.splitlines()[0]}",
+        f"compiler {cxx}: {version}",
         f"flags {' '.join(flags())}",
     ]
     folder = ROOT / Path(TARGETS[target][0]).parts[0]
@@ -121,7 +131,11 @@ def key_lines(target: str = "cpu") -> list[str]:
 
 def key(target: str = "cpu") -> str:
     """First 16 hex digits of the SHA-256 of `key_lines`."""
-    return hashlib.sha256("\n".join(key_lines(target)).encode()).hexdigest()[:16]
+    return _digest(key_lines(target))
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def build(target: str = "cpu") -> Path:
@@ -130,32 +144,49 @@ def build(target: str = "cpu") -> Path:
     Raises
     ------
     BuildError
-        No compiler, a compile error (the message holds the command, the first errors and the path of
-        the whole log), a cache directory that cannot be written or that others could write, or
+        No compiler, a compile error (the message holds the command, the first errors and the path
+        of the whole log), a cache directory that cannot be written or that others could write, or
         ``PA_HP_JIT=0`` and nothing in the cache.
     """
     lines = key_lines(target)
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     root = _private_cache_dir()
-    entry = root / f"{target}-{digest}"
+    entry = root / f"{target}-{_digest(lines)}"
     if _is_whole(entry):
         return entry / LIBRARY
     if os.environ.get("PA_HP_JIT") == "0":
         raise BuildError(
-            f"pa_hp: expected a prebuilt library in {entry} (PA_HP_JIT=0 forbids building), got none; "
-            f"unset PA_HP_JIT or copy the cache directory of a machine with the same key"
+            f"pa_hp: expected a prebuilt library in {entry} (PA_HP_JIT=0 forbids building), got "
+            f"none; unset PA_HP_JIT or copy the cache directory of a machine with the same key"
         )
-    with _lock(root / f"{entry.name}.lock"):
-        if not _is_whole(entry):
-            _build_entry(target, lines, entry)
+    try:
+        with _lock(entry):
+            if not _is_whole(entry):
+                _build_entry(target, lines, entry)
+    except OSError as error:  # a disk that is full, a directory that is read-only
+        raise BuildError(
+            f"pa_hp: expected the cache directory {root} to be writable, got: {error}; "
+            f"set PA_HP_CACHE_DIR"
+        ) from error
     return entry / LIBRARY
 
 
 def clean() -> Path:
-    """Remove every cached build; return the cache directory."""
+    """Remove every cached build; return the cache directory.
+
+    Nothing but builds is touched, whatever PA_HP_CACHE_DIR names. The lock files stay: a lock on a
+    file that another process has unlinked keeps nobody out.
+    """
     root = _private_cache_dir()
+    builds = re.compile(rf"((?:{'|'.join(TARGETS)})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
     for path in root.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        match = builds.fullmatch(path.name)
+        if match is None:
+            continue
+        with _lock(root / match[1]):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     return root
 
 
@@ -164,7 +195,7 @@ _loaded: set[str] = set()
 
 
 def load(target: str = "cpu") -> None:
-    """Build `target` if need be and load it into this process, once. Thread-safe. Raises BuildError."""
+    """Build `target` if need be and load it, once per process. Thread-safe. Raises BuildError."""
     if target in _loaded:
         return
     with _load_lock:
@@ -175,7 +206,8 @@ def load(target: str = "cpu") -> None:
             torch.ops.load_library(str(path))
         except OSError as error:
             raise BuildError(
-                f"pa_hp: expected {path} to load, got: {error}; `python -m pa_hp build clean` and retry"
+                f"pa_hp: expected {path} to load, got: {error}; run `python -m pa_hp build clean` "
+                f"and retry"
             ) from error
         if target == "cpu":
             from .ops import fake, namespace
@@ -202,21 +234,24 @@ def _private_cache_dir() -> Path:
     root = cache_dir()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root = root.resolve()  # what is checked is what is used, even if a link is turned meanwhile
         status = root.stat()
     except OSError as error:
         raise BuildError(
-            f"pa_hp: expected the cache directory {root} to be usable, got: {error}; set PA_HP_CACHE_DIR"
+            f"pa_hp: expected the cache directory {root} to be usable, got: {error}; "
+            f"set PA_HP_CACHE_DIR"
         ) from error
     # What lies here is loaded as code, so nobody else may be able to put it here.
     if status.st_uid != os.geteuid():
         raise BuildError(
-            f"pa_hp: expected the cache directory {root} to be yours (uid {os.geteuid()}), got owner "
-            f"{status.st_uid}; set PA_HP_CACHE_DIR"
+            f"pa_hp: expected the cache directory {root} to be yours (uid {os.geteuid()}), got "
+            f"owner {status.st_uid}; set PA_HP_CACHE_DIR"
         )
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise BuildError(
             f"pa_hp: expected the cache directory {root} to be writable by you alone, got mode "
-            f"{stat.S_IMODE(status.st_mode):04o}; run chmod 700 on it or set PA_HP_CACHE_DIR"
+            f"{stat.S_IMODE(status.st_mode):04o}; remove it (others may have put code there) or "
+            f"set PA_HP_CACHE_DIR"
         )
     return root
 
@@ -231,14 +266,10 @@ def _is_whole(entry: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise BuildError(
-            f"pa_hp: expected the cache directory {path.parent} to be writable, got: {error}; "
-            f"set PA_HP_CACHE_DIR"
-        ) from error
+def _lock(entry: Path) -> Iterator[None]:
+    """Hold the lock of `entry`; the kernel gives it back if this process dies."""
+    path = entry.with_name(f"{entry.name}.lock")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -261,8 +292,8 @@ def _lock(path: Path) -> Iterator[None]:
 _CHILD = """
 import sys
 from torch.utils.cpp_extension import load
-name, directory, verbose, count = sys.argv[1:5]
-sources, flags = sys.argv[5:5 + int(count)], sys.argv[5 + int(count):]
+name, directory, count = sys.argv[1:4]
+sources, flags = sys.argv[4:4 + int(count)], sys.argv[4 + int(count):]
 link = [flag for flag in flags if flag.startswith("-fsanitize")]
 load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
      is_python_module=False, verbose=True)
@@ -272,7 +303,9 @@ load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_d
 def _build_entry(target: str, lines: list[str], entry: Path) -> None:
     """Compile into a sibling directory, then rename it to `entry`. The lock is held."""
     for stale in entry.parent.glob(f"{entry.name}.tmp-*"):
-        shutil.rmtree(stale)  # its builder died: nobody else holds the lock
+        # Its builder died: nobody else holds the lock. A compiler that outlived it may still be
+        # writing there; what that leaves goes with the next build.
+        shutil.rmtree(stale, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
     log = work / "build.log"
     environment = {
@@ -281,12 +314,10 @@ def _build_entry(target: str, lines: list[str], entry: Path) -> None:
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         "PATH": os.pathsep.join([_ninja_dir(), os.environ.get("PATH", os.defpath)]),
     }
-    environment.pop(
-        "LD_PRELOAD", None
-    )  # a sanitizer's runtime belongs into the caller, not into ninja
+    environment.pop("LD_PRELOAD", None)  # a sanitizer's runtime is for the caller, not for ninja
     sources = [str(ROOT / source) for source in TARGETS[target]]
     name = LIBRARY.removesuffix(".so")
-    arguments = [name, str(work), "", str(len(sources)), *sources, *flags()]
+    arguments = [name, str(work), str(len(sources)), *sources, *flags()]
     verbose = os.environ.get("PA_HP_VERBOSE") == "1"
     if verbose or sys.stderr.isatty():
         print(f"pa_hp: building {entry.name} (once, about a minute)", file=sys.stderr, flush=True)
@@ -337,7 +368,7 @@ def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildErr
 
 
 def _ninja_dir() -> str:
-    """Directory of the ninja that pip installed, which a virtual environment may not have on its path."""
+    """Directory of the ninja that pip installed; a virtual environment need not be on the path."""
     import ninja
 
     return ninja.BIN_DIR
