@@ -1,0 +1,150 @@
+// The simulator's C interface, for ctypes.
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstring>
+#include <sstream>
+
+#include "core.h"
+#include "timing.h"
+
+namespace {
+
+using namespace sim;
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+struct Handle {
+  std::unique_ptr<Launch> launch;
+  std::string report;
+  std::string timing;
+};
+
+}  // namespace
+
+extern "C" {
+
+struct SimOptions {
+  int32_t block_dim;
+  int32_t cores_kind;  // 0 mixed, 1 cube, 2 vector
+  int32_t check;
+  int32_t strict_visibility;
+  int32_t latest;
+  int32_t record;
+  int32_t poison;
+  uint64_t seed;
+  const char* drop;
+};
+
+using Entry = void (*)(const uint64_t*);
+
+// Runs a kernel whole. `regions` are the tensors it may touch: begin, end and name of each.
+void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const uint64_t* args,
+                    int32_t num_args, int32_t num_regions, const uint64_t* begins, const uint64_t* ends,
+                    const char* const* names) {
+  std::vector<Region> regions;
+  for (int i = 0; i < num_regions; ++i) regions.push_back({names[i], begins[i], ends[i]});
+  Options o;
+  o.block_dim = options->block_dim;
+  o.check = options->check;
+  o.strict_visibility = options->strict_visibility;
+  o.latest = options->latest;
+  o.record = options->record;
+  o.poison = static_cast<uint8_t>(options->poison);
+  o.seed = options->seed;
+  o.drop = options->drop;
+  auto* handle = new Handle;
+  handle->launch = std::make_unique<Launch>(o, std::move(regions), options->cores_kind);
+  handle->launch->run(cube, vector, args, num_args);
+
+  std::ostringstream text;
+  text << "{\"failure\": " << quoted(handle->launch->failure()) << ", \"findings\": [";
+  const char* comma = "";
+  for (const Finding& finding : handle->launch->findings()) {
+    text << comma << "{\"kind\": " << quoted(finding.kind) << ", \"message\": " << quoted(finding.message)
+         << ", \"count\": " << finding.count << "}";
+    comma = ", ";
+  }
+  text << "], \"sync_sites\": {";
+  comma = "";
+  for (const auto& [site, count] : handle->launch->sync_sites()) {
+    text << comma << quoted(site) << ": " << count;
+    comma = ", ";
+  }
+  uint64_t ops = 0;
+  for (const auto& core : handle->launch->cores()) ops += core->records.size();
+  text << "}, \"ops\": " << ops << "}";
+  handle->report = text.str();
+  return handle;
+}
+
+const char* pa_sim_report(void* handle) { return static_cast<Handle*>(handle)->report.c_str(); }
+
+// Replays what the launch recorded against a chip; JSON. `parameters` as in chips.json, in the order of
+// timing.h.
+const char* pa_sim_time(void* handle, const double* parameters, int32_t with_events) {
+  auto* h = static_cast<Handle*>(handle);
+  h->timing = time_launch(*h->launch, parameters, with_events != 0);
+  return h->timing.c_str();
+}
+
+void pa_sim_free(void* handle) { delete static_cast<Handle*>(handle); }
+
+// ---- Scalar accesses of the kernel ----------------------------------------------------------------------
+
+// Kernel sources are compiled with -fsanitize=thread and linked without its runtime: every load and store
+// of memory then calls one of these, and the simulator sees the scalar unit's GM accesses. Stack and
+// static data are the host's.
+static void scalar(void* address, uint32_t bytes, bool write, const void* pc) {
+  if (g_launch == nullptr) return;
+  const auto where = reinterpret_cast<uint64_t>(address);
+  if (g_launch->is_host(where)) return;
+  g_launch->scalar_access(where, bytes, write, Site{nullptr, 0, pc});
+}
+
+#define PA_SIM_TSAN(SIZE)                                                                     \
+  void __tsan_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); }    \
+  void __tsan_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); }    \
+  void __tsan_unaligned_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); } \
+  void __tsan_unaligned_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); } \
+  void __tsan_volatile_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); } \
+  void __tsan_volatile_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); }
+PA_SIM_TSAN(1)
+PA_SIM_TSAN(2)
+PA_SIM_TSAN(4)
+PA_SIM_TSAN(8)
+PA_SIM_TSAN(16)
+void __tsan_read_range(void* p, size_t n) { scalar(p, n, false, __builtin_return_address(0)); }
+void __tsan_write_range(void* p, size_t n) { scalar(p, n, true, __builtin_return_address(0)); }
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_read(void**) {}
+void __tsan_vptr_update(void**, void*) {}
+void* __tsan_memcpy(void* to, const void* from, size_t n) {
+  scalar(const_cast<void*>(from), n, false, __builtin_return_address(0));
+  scalar(to, n, true, __builtin_return_address(0));
+  return std::memcpy(to, from, n);
+}
+void* __tsan_memset(void* to, int value, size_t n) {
+  scalar(to, n, true, __builtin_return_address(0));
+  return std::memset(to, value, n);
+}
+void* __tsan_memmove(void* to, const void* from, size_t n) {
+  scalar(const_cast<void*>(from), n, false, __builtin_return_address(0));
+  scalar(to, n, true, __builtin_return_address(0));
+  return std::memmove(to, from, n);
+}
+
+}  // extern "C"
