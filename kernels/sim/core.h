@@ -204,16 +204,22 @@ struct Options {
   bool latest = false;  // execute every operation as late as its flags allow
   bool record = true;
   uint64_t seed = 0;    // permutes which ready core runs; 0 is round robin
-  uint8_t poison = 0xff;
+  uint8_t poison = 0xff;  // what local memories hold at the start; 0xff.. is NaN in every float type
   // A synchronisation site to leave out, as sync_sites() names it; empty for none.
   std::string drop;
 };
 
-// One finding of the checker. `count` equal ones (same kind and sites) are reported once.
+// One finding of the checker. Equal ones (same kind and sites) are counted and reported once, with the
+// bytes [begin, end) of the first; `text` follows the place.
 struct Finding {
   std::string kind;
-  std::string message;
+  std::string place;  // empty: no range
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  std::string text;
   int count = 1;
+
+  std::string message() const;
 };
 
 class Launch {
@@ -233,9 +239,8 @@ class Launch {
   void scalar_access(uint64_t address, uint32_t bytes, bool write, Site site);
   void fence(Site site);
   void find(const char* kind, const std::string& message);
-  // As find; findings of the same kind between the same two sites count as one.
-  void find_at(const char* kind, const char* mem, bool cube, uint32_t first_site, uint32_t second_site,
-               const std::string& message);
+  // As find, of bytes; findings with the same key count as one.
+  void find_at(const std::string& key, Finding finding);
   [[noreturn]] void fail(const std::string& message);
 
   const Options& options() const { return options_; }
@@ -249,10 +254,19 @@ class Launch {
   std::map<std::string, uint64_t> sync_sites() const;
   const std::string& failure() const { return failure_; }
 
+  // GM that the kernel has stored to: address and what stood there before, piece by piece.
+  struct Saved {
+    uint64_t begin;
+    std::vector<uint8_t> bytes;
+  };
+  std::map<uint64_t, Saved>& journal() { return journal_; }
+  void note_unwritten(const Op& op);
+  const std::vector<std::string>& unwritten() const { return unwritten_; }
+
  private:
   static void fiber_main();
-  void add_finding(const char* kind, const std::string& key, const std::string& message);
   bool in_bounds(const Core& core, const Op& op);
+  void save_before(const Op& op);
   bool dropped(const char* name, const Site& site);
   uint32_t record(const Op& op, bool blocks_scalar);
   bool execute(Core& core, Queued& item);
@@ -284,6 +298,8 @@ class Launch {
   };
   std::map<std::tuple<const char*, int, bool, const char*>, SyncSite> sync_sites_;
   std::string failure_;
+  std::map<uint64_t, Saved> journal_;   // by page
+  std::vector<std::string> unwritten_;  // sites that read local memory which nothing has written
   const uint64_t* args_ = nullptr;
   void (*entries_[2])(const uint64_t*) = {};
 };

@@ -128,23 +128,57 @@ bool Launch::is_host(uint64_t address) const {
   return false;
 }
 
+std::string Finding::message() const {
+  if (place.empty()) return kind + ": " + text;
+  return kind + " " + place + "[" + std::to_string(begin) + ", " + std::to_string(end) + "): " + text;
+}
+
 void Launch::find(const char* kind, const std::string& message) {
-  add_finding(kind, message, message);
+  find_at(kind + message, {kind, "", 0, 0, message});
 }
 
-void Launch::find_at(const char* kind, const char* mem, bool cube, uint32_t first_site,
-                     uint32_t second_site, const std::string& message) {
-  std::ostringstream key;
-  key << kind << mem << cube << " " << first_site << " " << second_site;
-  add_finding(kind, key.str(), message);
-}
-
-void Launch::add_finding(const char* kind, const std::string& key, const std::string& message) {
+void Launch::find_at(const std::string& key, Finding finding) {
   const auto [place, fresh] = finding_index_.try_emplace(key, findings_.size());
   if (fresh) {
-    findings_.push_back({kind, message});
+    findings_.push_back(std::move(finding));
+    return;
+  }
+  Finding& known = findings_[place->second];
+  if (known.count == 1 && known.text == finding.text && known.end == finding.begin) {
+    known.end = finding.end;  // the next block of the same operation
   } else {
-    ++findings_[place->second].count;
+    ++known.count;
+  }
+}
+
+void Launch::note_unwritten(const Op& op) {
+  const std::string text = site_text(op.site) + " (" + op.name + ")";
+  if (std::find(unwritten_.begin(), unwritten_.end(), text) == unwritten_.end()) {
+    unwritten_.push_back(text);
+  }
+}
+
+// Keeps what a store to GM will overwrite, page by page, so that a launch can be repeated.
+void Launch::save_before(const Op& op) {
+  constexpr int kPageBits = 12;
+  for (int i = 0; i < op.num_accesses; ++i) {
+    const Access& a = op.access[i];
+    if (a.mem != kGm || !a.write) continue;
+    for (uint32_t n = 0; n < a.inner * a.outer; ++n) {
+      const uint64_t begin =
+          a.base + n / a.inner * a.outer_stride + n % a.inner * a.inner_stride;
+      for (uint64_t page = begin >> kPageBits; page << kPageBits < begin + a.bytes; ++page) {
+        const auto [place, fresh] = journal_.try_emplace(page);
+        if (!fresh) continue;
+        // A page may hold the end of one tensor, the host's own data and the start of another: of one
+        // that is not whole, keep the part of this tensor.
+        const Region& region = *region_of(begin);
+        const uint64_t from = std::max(page << kPageBits, region.begin);
+        const uint64_t to = std::min((page + 1) << kPageBits, region.end);
+        const auto* bytes = reinterpret_cast<const uint8_t*>(from);
+        place->second = {from, {bytes, bytes + (to - from)}};
+      }
+    }
   }
 }
 
@@ -216,7 +250,7 @@ bool Launch::in_bounds(const Core& core, const Op& op) {
            << (region ? region->end - region->begin : 0) << " bytes";
     }
     // One finding a site, or a loop would fill the report.
-    add_finding("out of bounds", "out of bounds " + site_text(op.site) + op.name, text.str());
+    find_at("out of bounds " + site_text(op.site) + op.name, {"out of bounds", "", 0, 0, text.str()});
     good = false;
   }
   return good;
@@ -246,6 +280,7 @@ uint32_t Launch::record(const Op& op, bool blocks_scalar) {
 void Launch::issue(Op op) {
   Core& core = current();
   if (!in_bounds(core, op)) return;  // reported; carrying it out would hurt the host
+  if (options_.check) save_before(op);
   if (op.kind != Kind::kWork) op.dropped = dropped(op.name, op.site);
   op.mask[0] = core.mask[0];
   op.mask[1] = core.mask[1];
@@ -472,6 +507,7 @@ void Launch::scalar_access(uint64_t address, uint32_t bytes, bool write, Site si
   op.site = site;
   op.add(kGm, write, address, bytes);
   if (!in_bounds(core, op)) return;  // reported; the access itself is the host's
+  save_before(op);
   const uint32_t epoch = ++core.executed[kS];
   core.clock[kS].done[kS] = epoch;
   check_accesses(*this, core, op, core.clock[kS], core.known, epoch);

@@ -47,16 +47,22 @@ struct Check {
     return first_write ? (second_write ? "WAW" : "RAW") : "WAR";
   }
 
-  void hazard(const char* kind, const char* mem, uint64_t begin, uint64_t end, bool first_write,
-              const Core& first_core, Pipe first_pipe, uint32_t first_site, bool second_write) const {
+  void hazard(const char* kind, const std::string& mem, uint64_t begin, uint64_t end,
+              bool first_write, const Core& first_core, Pipe first_pipe, uint32_t first_site,
+              bool second_write) const {
     std::ostringstream text;
-    text << kind << " " << mem << "[" << begin << ", " << end << "): " << core_text(core) << " "
-         << kPipeNames[op.pipe] << " " << (second_write ? "writes" : "reads") << " at "
-         << site_text(op.site) << " (" << op.name << ") what ";
+    text << core_text(core) << " " << kPipeNames[op.pipe] << " " << (second_write ? "writes" : "reads")
+         << " at " << site_text(op.site) << " (" << op.name << ") what ";
     if (&first_core != &core) text << core_text(first_core) << " ";
     text << kPipeNames[first_pipe] << " " << (first_write ? "wrote" : "read") << " at "
-         << site_text(g_sites[first_site]) << ", with nothing in between that orders the two";
-    launch.find_at(kind, mem, core.cube, first_site, site, text.str());
+         << site_text(g_sites[first_site]) << ", and nothing orders the two";
+    launch.find_at(key(kind, mem, first_site), {kind, mem, begin, end, text.str()});
+  }
+
+  // One finding for a pair of sites, whatever the cores.
+  std::string key(const char* kind, const std::string& mem, uint32_t first_site) const {
+    return kind + mem + (core.cube ? " cube " : " vector ") + std::to_string(first_site) + " " +
+           std::to_string(site);
   }
 
   bool ordered(const Touch& touch) const { return clock.done[touch.pipe] >= touch.epoch; }
@@ -78,6 +84,7 @@ struct Check {
       }
     }
     if (!write) {
+      if ((block.written & mask) != mask) launch.note_unwritten(op);
       Touch* slot = nullptr;
       for (Touch& reader : block.readers) {
         if (reader.mask != 0 && reader.pipe == op.pipe) slot = &reader;
@@ -102,6 +109,7 @@ struct Check {
       }
       reader.mask &= ~mask;
     }
+    block.written |= mask;
     Touch& newest = block.writers[0];
     const uint32_t rest = newest.mask & ~mask;
     if (rest != 0) block.writers[1] = {newest.epoch, rest, newest.site, newest.pipe};
@@ -158,19 +166,20 @@ struct Check {
     const Region* region = launch.region_of(begin);
     const std::string mem = region ? "GM " + region->name : "GM";
     const uint64_t base = region ? region->begin : 0;
-    hazard(kind, mem.c_str(), begin - base, end - base, old.write, other, static_cast<Pipe>(old.pipe),
+    hazard(kind, mem, begin - base, end - base, old.write, other, static_cast<Pipe>(old.pipe),
            old.site, write);
   }
 
   void report_unfenced(uint64_t begin, const Stretch& old, const Core& other) const {
     const Region* region = launch.region_of(begin);
     std::ostringstream text;
-    text << "no fence: " << core_text(core) << " " << kPipeNames[op.pipe] << " at "
-         << site_text(op.site) << " (" << op.name << ") reaches GM " << (region ? region->name : "")
-         << "[" << begin - (region ? region->begin : 0) << "] that " << core_text(other) << " "
-         << kPipeNames[old.pipe] << " stored at " << site_text(g_sites[old.site])
-         << "; its signal came without pipe_barrier and dsb before it";
-    launch.find_at("no fence", "GM", core.cube, old.site, site, text.str());
+    text << core_text(core) << " " << kPipeNames[op.pipe] << " at " << site_text(op.site) << " ("
+         << op.name << ") reaches what " << core_text(other) << " " << kPipeNames[old.pipe]
+         << " stored at " << site_text(g_sites[old.site])
+         << ", whose signal came without pipe_barrier and dsb before it";
+    launch.find_at(key("no fence", region->name, old.site),
+                   {"no fence", "GM " + region->name, begin - region->begin,
+                    begin - region->begin + old.end - old.begin, text.str()});
   }
 
   void gm(uint64_t begin, uint32_t bytes, bool write, bool atomic) const {

@@ -20,6 +20,7 @@ struct Touch {
 struct Block {
   Touch writers[2];  // [0] the newest; [1] what it left of the one before
   Touch readers[3];  // one a pipe; no memory has more than three pipes that read it
+  uint32_t written;  // bytes that something has ever written
 };
 
 struct Shadow {
