@@ -59,8 +59,8 @@ def decode(
     Notes
     -----
     Accumulates in float32. Same inputs, same bits: a row depends neither on the thread count nor on
-    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on torch's
-    threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
+    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on
+    torch's threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
     differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
     vmap loops.
 

@@ -1,0 +1,32 @@
+"""Shared set-up: the modules beside the tests, hypothesis, the thread count."""
+
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # cases.py and tolerance.py are plain modules
+
+# The same examples in every run: a failure must be there again the next time.
+hypothesis.settings.register_profile(
+    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=60
+)
+hypothesis.settings.load_profile("pa_hp")
+
+
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """No test sees another's compiled code."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
