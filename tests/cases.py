@@ -1,7 +1,7 @@
-"""Named inputs of the op: what a cache looks like in service, and everything that a kernel could trip over.
+"""Named inputs of the op: caches as they look in service, and what a kernel could trip over.
 
-Block ids are shuffled; NaN lies in every slot that no sequence uses, the tail of a last block included;
-unused entries of the block table hold an id that no cache has.
+Block ids are shuffled; NaN lies in every slot that no sequence uses, the tail of a last block
+included; unused entries of the block table hold an id that no cache has.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DecodeCase:
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same values with the strides that `layout` names; only the last dimension stays contiguous."""
+    """The same values with the strides that `layout` names; the last dimension stays contiguous."""
     if layout == "plain":
         return tensor
     if layout == "wide":  # a slice of longer rows

@@ -17,8 +17,8 @@ from tolerance import assert_near, check_against_peer, check_lse, check_out
 
 decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_lse
 
-# Ragged enough that shares end inside sequences, inside chunks and between the kv heads of one chunk;
-# large enough for sixteen workers.
+# Ragged enough that shares end inside sequences and between the kv heads of one chunk, large enough
+# for sixteen workers.
 RAGGED = DecodeCase(
     "ragged", (1, 700, 0, 255, 257, 1500, 513), heads=9, kv_heads=3, head_dim=128, block_size=100
 )
@@ -211,8 +211,8 @@ def test_unknown_instruction_set_is_an_error():
         PA_HP_CPU_ISA="mmx",
     )
     message = (
-        "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine (baseline, avx2), "
-        "got mmx"
+        "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine "
+        "(baseline, avx2), got mmx"
     )
     assert result.stdout.splitlines() == [message, message], result.stderr
 
@@ -256,7 +256,7 @@ def test_special_values_in_live_data(poke, dtype):
     out, lse = decode_lse(*inputs)
     assert not want.isfinite().all() or not want_lse.isfinite().all()
     check_out(case, inputs, out, want)
-    # A score of +inf: log-sum-exp in one piece says inf, an online softmax meets inf - inf and says NaN.
+    # A score of +inf: log-sum-exp in one piece says inf; an online softmax meets inf - inf, NaN.
     want_lse[want_lse == torch.inf] = torch.nan
     lse[lse == torch.inf] = torch.nan
     check_lse(case, inputs, lse, want_lse)

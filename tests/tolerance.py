@@ -73,7 +73,7 @@ def sdpa(case: DecodeCase, inputs: Inputs) -> Tensor:
 
 
 def assert_near(what: str, got: Tensor, want: Tensor, atol: Tensor, rtol: float) -> None:
-    """Same non-finite values in the same places, every other element within atol + rtol * |want|."""
+    """Same non-finite values in the same places, the rest within atol + rtol * |want|."""
     assert got.shape == want.shape, f"{what}: shape {list(got.shape)}, expected {list(want.shape)}"
     if got.numel() == 0:
         return
