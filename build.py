@@ -314,7 +314,9 @@ def _build_entry(target: str, lines: list[str], entry: Path) -> None:
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         "PATH": os.pathsep.join([_ninja_dir(), os.environ.get("PATH", os.defpath)]),
     }
-    environment.pop("LD_PRELOAD", None)  # a sanitizer's runtime is for the caller, not for ninja
+    # A sanitizer's runtime is for the caller, not for ninja; the child's trial load does without.
+    environment.pop("LD_PRELOAD", None)
+    environment["ASAN_OPTIONS"] = "verify_asan_link_order=0:detect_leaks=0"
     sources = [str(ROOT / source) for source in TARGETS[target]]
     name = LIBRARY.removesuffix(".so")
     arguments = [name, str(work), str(len(sources)), *sources, *flags()]
@@ -359,7 +361,7 @@ def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildErr
     command = next(
         (line for line in lines if line.startswith("[") and " -c " in line), "see the log"
     )
-    errors = [line for line in lines if "error" in line.lower()][:8] or lines[-8:]
+    errors = [line for line in lines if re.search(r"\berror\b", line, re.I)][:8] or lines[-8:]
     return BuildError(
         f"pa_hp: building {target!r} failed (exit status {status})\n"
         f"command: {command}\n" + "\n".join(errors) + f"\nwhole log: {kept}\n"
