@@ -74,7 +74,7 @@ class Case:
 
 @functools.cache
 def published() -> dict[str, Case]:
-    """Cases of published.json by name: first those with published times, then the accuracy cases."""
+    """Cases of published.json by name: those with published times, then the accuracy cases."""
     data = json.loads(Path(__file__).with_name("published.json").read_text())
     cases = {}
     for entry in data["cases"]:
@@ -227,8 +227,8 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     max_err : float
         Largest absolute error of the rows looked at.
     ok : bool
-        Every element of them within ``eps * |ref| + 2^-14``, the largest error at most twice that of
-        the sdpa peer in the same dtype, and all rows, looked at or not, finite.
+        Every element of them within ``eps * |ref| + 2^-14``, the largest error at most twice that
+        of the sdpa peer in the same dtype, and all rows, looked at or not, finite.
     rows : int
         Number of rows looked at.
     """
@@ -241,7 +241,7 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     expected, _ = reference(*subset)
     error = (out[rows].double() - expected).abs()
     peer_error = float((sdpa(*subset).double() - expected).abs().max())
-    # eps * |ref|: the output's rounding is half of it. 2^-14: an fp32 dot product of 128 terms between
+    # eps * |ref|: the output's rounding is half of it. 2^-14: an fp32 dot product of 128 terms of
     # unit normal vectors is off by at most 128 * 2^-24 * sum|q k|, scaled by 128^-0.5 about 2^-14.
     bound = torch.finfo(out.dtype).eps * expected.abs() + 2**-14
     max_err = float(error.max())

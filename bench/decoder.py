@@ -97,24 +97,26 @@ class PagedCache:
     def __init__(self, shape: Shape, batch: int, max_len: int, block_size: int = 16) -> None:
         max_blocks = -(-max_len // block_size)
         num_blocks = batch * max_blocks
-        size = (shape.layers, 2, num_blocks, block_size, shape.kv_heads, shape.head_dim)
-        self.kv = torch.full(size, torch.nan)  # what nobody wrote must not matter
+        size = (num_blocks, block_size, shape.kv_heads, shape.head_dim)
+        # A tensor each, not views of one: Inductor writes a graph input in place, but copies all of
+        # it where it is written through a view. NaN: what nobody wrote must not matter.
+        self.keys = [torch.full(size, torch.nan) for _ in range(shape.layers)]
+        self.values = [torch.full(size, torch.nan) for _ in range(shape.layers)]
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(num_blocks, dtype=torch.int32, generator=generator)
         self.block_table = order.view(batch, max_blocks)
         self.seq_lens = torch.zeros(batch, dtype=torch.int32)
 
 
-def write(kv: Tensor, key: Tensor, value: Tensor, blocks: Tensor, positions: Tensor) -> None:
-    """Put one layer's ``key`` and ``value [tokens, kv_heads, head_dim]`` into its pages.
+def write(cache: Tensor, rows: Tensor, blocks: Tensor, positions: Tensor) -> None:
+    """Put ``rows [tokens, kv_heads, head_dim]`` into their pages of one layer's K or V.
 
-    `kv` is ``[2, num_blocks, block_size, kv_heads, head_dim]``; token i goes into block
+    `cache` is ``[num_blocks, block_size, kv_heads, head_dim]``; token i goes into block
     ``blocks[i, positions[i] // block_size]``.
     """
-    block_size = kv.size(2)
+    block_size = cache.size(1)
     block = blocks.gather(1, (positions // block_size)[:, None])[:, 0]
-    kv[0, block, positions % block_size] = key
-    kv[1, block, positions % block_size] = value
+    cache[block, positions % block_size] = rows
 
 
 def causal(layer_idx: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -131,7 +133,8 @@ def prefill(model: Decoder, cache: PagedCache, prompts: Sequence[Tensor]) -> Non
         blocks = cache.block_table[row].expand(len(positions), -1)
 
         def attend(layer_idx, query, key, value, positions=positions, blocks=blocks):
-            write(cache.kv[layer_idx], key, value, blocks, positions)
+            write(cache.keys[layer_idx], key, blocks, positions)
+            write(cache.values[layer_idx], value, blocks, positions)
             return causal(layer_idx, query, key, value)
 
         model(prompt[:-1], positions, attend)
@@ -139,20 +142,27 @@ def prefill(model: Decoder, cache: PagedCache, prompts: Sequence[Tensor]) -> Non
 
 
 def decode_step(
-    model: Decoder, tokens: Tensor, kv: Tensor, block_table: Tensor, seq_lens: Tensor
+    model: Decoder,
+    tokens: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    block_table: Tensor,
+    seq_lens: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Take one token of every sequence, ``[batch]``; return the next ones and the logits.
 
-    Writes `kv` and adds 1 to `seq_lens`, both in place: nothing here depends on a length's value,
-    so torch.compile traces it once.
+    Writes `keys` and `values` and adds 1 to `seq_lens`, in place: nothing here depends on the
+    value of a length, so torch.compile traces it once.
     """
     positions = seq_lens.long()
     seq_lens += 1
 
     def attend(layer_idx: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        write(kv[layer_idx], key, value, block_table, positions)
-        keys, values = kv[layer_idx, 0], kv[layer_idx, 1]
-        return torch.ops.pa_hp.decode(query, keys, values, block_table, seq_lens)
+        write(keys[layer_idx], key, block_table, positions)
+        write(values[layer_idx], value, block_table, positions)
+        return torch.ops.pa_hp.decode(
+            query, keys[layer_idx], values[layer_idx], block_table, seq_lens
+        )
 
     logits = model(tokens, positions, attend)
     return logits.argmax(-1), logits

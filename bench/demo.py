@@ -67,7 +67,9 @@ def run_decoder(
     for number in range(num_tokens):
         harness.progress(f"decoder: token {number + 1}/{num_tokens}")
         begin = time.perf_counter()
-        tokens, step_logits = step(model, tokens, cache.kv, cache.block_table, cache.seq_lens)
+        tokens, step_logits = step(
+            model, tokens, cache.keys, cache.values, cache.block_table, cache.seq_lens
+        )
         seconds.append(time.perf_counter() - begin)
         generated.append(tokens)
         logits.append(step_logits)
