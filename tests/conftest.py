@@ -1,7 +1,12 @@
 """Shared set-up: the modules beside the tests, hypothesis, the thread count."""
 
+import os
 import sys
 from pathlib import Path
+
+# Threads that wait shall sleep: spinning costs minutes where the machine has other work. The OpenMP
+# runtime reads it when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import pa_hp

@@ -62,6 +62,53 @@ def test_matches_reference(case):
     assert bits(decode(*inputs, scale=case.scale)) == bits(out)  # a second run
 
 
+def _round_weights(case, inputs):
+    """The answer of a kernel that keeps its softmax weights in bfloat16."""
+    length = int(inputs.seq_lens[0])
+    ids = inputs.block_table[0, : -(-length // case.block_size)].long()
+    key, value = (cache[ids].flatten(0, 1)[:length, 0].double() for cache in inputs[1:3])
+    scores = inputs.query[0].double() @ key.T * case.head_dim**-0.5
+    return (scores.softmax(-1).bfloat16().double() @ value).unsqueeze(0)
+
+
+SPOILT = {
+    "token_missing": lambda c, i: pa_hp.reference(*i._replace(seq_lens=i.seq_lens - 1))[0],
+    "scale_off": lambda c, i: pa_hp.reference(*i, scale=c.head_dim**-0.5 * (1 + 2e-5))[0],
+    "heads_swapped": lambda c, i: pa_hp.reference(*i)[0].flip(1),
+    "weights_in_bfloat16": _round_weights,
+    "one_element": lambda c, i: pa_hp.reference(*i)[0].index_add_(
+        2, torch.tensor([5]), torch.full((1, c.heads, 1), 2e-6, dtype=torch.float64)
+    ),
+    "one_nan": lambda c, i: pa_hp.reference(*i)[0].index_fill_(2, torch.tensor([5]), torch.nan),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_tolerance_notices(spoil):
+    """The limits are tight enough to see the mistakes that kernels make."""
+    case = DecodeCase("spoilt", (300,), heads=4, kv_heads=1)
+    inputs = make(case)
+    want = pa_hp.reference(*inputs)[0]
+    check_out(case, inputs, want.float(), want)
+    with pytest.raises(
+        AssertionError, match=r"spoilt-float32: out\[0, \d, \d+\]: got .*, expected"
+    ):
+        check_out(case, inputs, spoil(case, inputs).float(), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_tolerance_notices_truncation(dtype):
+    """Rounding toward zero instead of to nearest."""
+    case = DecodeCase("truncated", (300,), heads=4, kv_heads=1, dtype=dtype)
+    inputs = make(case)
+    want = pa_hp.reference(*inputs)[0]
+    check_out(case, inputs, want.to(dtype), want)
+    up = want.to(dtype)
+    cut = torch.where(up.double().abs() > want.abs(), torch.nextafter(up, torch.zeros_like(up)), up)
+    with pytest.raises(AssertionError, match="times the tolerance"):
+        check_out(case, inputs, cut, want)
+
+
 def test_zero_length_rows():
     out, lse = decode_lse(*make(named("first_and_last_empty")))
     assert bits(out[0]) == bits(torch.zeros_like(out[0]))  # +0.0, not -0.0

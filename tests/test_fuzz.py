@@ -45,7 +45,8 @@ def random_case(rng: random.Random) -> DecodeCase:
 
 def change_dtype(rng, arguments):
     name = rng.choice(NAMES)
-    arguments[name] = arguments[name].to(rng.choice(WRONG_DTYPES))
+    if not arguments[name].is_complex():
+        arguments[name] = arguments[name].to(rng.choice(WRONG_DTYPES))
 
 
 def change_rank(rng, arguments):
@@ -317,7 +318,8 @@ def one_round(rng: random.Random) -> str | None:
     return None
 
 
-def test_ten_thousand_argument_sets():
+def test_ten_thousand_argument_sets(set_threads):
+    set_threads(1)  # the shapes are small: a second thread would only wait
     seen = collections.Counter()
     for index in range(COUNT):
         try:
