@@ -80,11 +80,12 @@ def compiler() -> str:
     for variable in ("PA_HP_CXX", "CXX"):
         wanted = os.environ.get(variable)
         if wanted:
-            if shutil.which(wanted.split()[0] if wanted.strip() else "") is None:
+            if shutil.which(wanted) is None:
                 raise BuildError(
-                    f"pa_hp: expected {variable} to name a C++ compiler, got {wanted!r}"
+                    f"pa_hp: expected {variable} to name a C++ compiler, got {wanted!r}; set "
+                    f"PA_HP_CXX to the path or name of one program, without a launcher or options"
                 )
-            return wanted  # "ccache g++" is a fair value
+            return wanted
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
         if found is not None:
@@ -105,7 +106,7 @@ def key_lines(target: str = "cpu") -> list[str]:
     cxx = compiler()
     try:
         version = subprocess.run(
-            [*cxx.split(), "--version"], capture_output=True, text=True, check=True
+            [cxx, "--version"], capture_output=True, text=True, check=True
         ).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         said = getattr(error, "stderr", None) or error
@@ -289,12 +290,17 @@ def _lock(entry: Path) -> Iterator[None]:
 
 
 # Runs in a child: a crash or a kill of the compiler cannot hurt the caller, and all output is ours.
+# cpp_extension loads what it built, so a library with a symbol missing is never kept; a sanitized
+# one cannot be loaded into a process that started without the sanitizer's runtime.
 _CHILD = """
 import sys
+import torch
 from torch.utils.cpp_extension import load
 name, directory, count = sys.argv[1:4]
 sources, flags = sys.argv[4:4 + int(count)], sys.argv[4 + int(count):]
 link = [flag for flag in flags if flag.startswith("-fsanitize")]
+if link:
+    torch.ops.load_library = lambda path: None
 load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
      is_python_module=False, verbose=True)
 """
@@ -359,7 +365,7 @@ def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildErr
     command = next(
         (line for line in lines if line.startswith("[") and " -c " in line), "see the log"
     )
-    errors = [line for line in lines if "error" in line.lower()][:8] or lines[-8:]
+    errors = [line for line in lines if "error:" in line.lower()][:8] or lines[-8:]
     return BuildError(
         f"pa_hp: building {target!r} failed (exit status {status})\n"
         f"command: {command}\n" + "\n".join(errors) + f"\nwhole log: {kept}\n"

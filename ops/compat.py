@@ -1,7 +1,7 @@
 """Drop-ins for torch_npu's decode attention: they map arguments and nothing else.
 
-Semantics from torch_npu's op-plugin and CANN's ops-transformer sources; what is not supported is refused
-by name rather than ignored.
+Semantics from torch_npu's op-plugin and CANN's ops-transformer sources; what is not supported is
+refused by name rather than ignored.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def npu_incre_flash_attention(
         ``[batch, 1, heads * head_dim]`` for BSH, ``[batch, 1, heads, head_dim]`` for BSND,
         ``[batch, heads, 1, head_dim]`` for BNSD.
     key, value : Tensor, dtype of `query`
-        With `block_table`: ``[num_blocks, block_size, kv_heads * head_dim]`` for every layout, or, for BNSD,
-        ``[num_blocks, kv_heads, block_size, head_dim]``. Without: as `query` with the sequence in place of
-        1. No layout is copied.
+        With `block_table`: ``[num_blocks, block_size, kv_heads * head_dim]`` for every layout, or,
+        for BNSD, ``[num_blocks, kv_heads, block_size, head_dim]``. Without: as `query` with
+        `kv_heads` in place of `heads` and the sequence in place of 1. No layout is copied.
     actual_seq_lengths : sequence of int or int32 Tensor, optional
         One length for all rows, or at least one per row (the first `batch` count). Required with
         `block_table`; without it None means that every slot is valid. A length of 0 gives zeros.
@@ -82,14 +82,14 @@ def npu_incre_flash_attention(
     Raises
     ------
     NotImplementedError
-        For a mask, a quantisation argument, pse_shift, padding_mask or kv_padding_size that is given.
+        For a mask, a quantisation argument, pse_shift or kv_padding_size that is given.
     ValueError
         For lengths, sizes or a layout other than the ones above.
 
     Notes
     -----
-    Under torch.compile pass `actual_seq_lengths` as a tensor: a list is a constant of the graph, and a new
-    one compiles anew.
+    Under torch.compile pass `actual_seq_lengths` as a tensor: a list is a constant of the graph,
+    and a new one compiles anew.
     """
     refused = {
         "padding_mask": padding_mask,
@@ -119,114 +119,60 @@ def npu_incre_flash_attention(
         f"0 or a divisor of num_heads {num_heads}",
         num_key_value_heads,
     )
-    flat_query = _ifa_query(query, input_layout, num_heads)
-    batch = flat_query.size(0)
-    if block_table is None:
-        key_cache = _ifa_dense("key", key, input_layout, kv_heads, batch)
-        value_cache = _ifa_dense("value", value, input_layout, kv_heads, batch)
+    batch = query.size(0)
+    flat_query = _as_bsnd("query", query, input_layout, batch, 1, num_heads).squeeze(1)
+    layout = input_layout
+    sizes: tuple[int | str, int | str] = (batch, "seq")
+    if block_table is None:  # a dense cache is a paged one with one block per sequence
         block_table = torch.arange(batch, dtype=torch.int32, device=query.device).unsqueeze(1)
-        capacity = key_cache.size(1)
     else:
         _expect(block_size >= 1, _IFA, "block_size", "at least 1 with a block_table", block_size)
-        key_cache = _ifa_paged("key", key, input_layout, kv_heads, block_size)
-        value_cache = _ifa_paged("value", value, input_layout, kv_heads, block_size)
-        _expect(
-            actual_seq_lengths is not None and len(actual_seq_lengths) > 0,
-            _IFA,
-            "actual_seq_lengths",
-            "given with a block_table",
-            actual_seq_lengths,
-        )
+        given = actual_seq_lengths is not None and len(actual_seq_lengths) > 0
+        rule = "given with a block_table"
+        _expect(given, _IFA, "actual_seq_lengths", rule, actual_seq_lengths)
+        # A 3-D cache is laid out like BSH, whatever the layout of query.
+        layout = "BNSD" if input_layout == "BNSD" and key.dim() == 4 else "BSH"
+        sizes = ("num_blocks", block_size)
+    key_cache = _as_bsnd("key", key, layout, *sizes, kv_heads)
+    value_cache = _as_bsnd("value", value, layout, *sizes, kv_heads)
     if actual_seq_lengths is None or len(actual_seq_lengths) == 0:
-        seq_lens = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
+        seq_lens = torch.full((batch,), key_cache.size(1), dtype=torch.int32, device=query.device)
     else:
         seq_lens = _ifa_lengths(actual_seq_lengths, batch, query.device)
     out = decode(flat_query, key_cache, value_cache, block_table, seq_lens, scale=scale_value)
     if input_layout == "BSH":
-        return out.view(batch, 1, -1)
+        return out.flatten(1).unsqueeze(1)
     return out.unsqueeze(1 if input_layout == "BSND" else 2)
 
 
-def _ifa_query(query: Tensor, layout: str, num_heads: int) -> Tensor:
-    """`query` as ``[batch, heads, head_dim]``."""
-    if layout == "BSH":
-        _expect(
-            query.dim() == 3 and query.size(1) == 1 and query.size(2) % num_heads == 0,
-            _IFA,
-            "query",
-            f"[batch, 1, {num_heads} * head_dim] for BSH",
-            list(query.shape),
-        )
-        return query.squeeze(1).unflatten(1, (num_heads, query.size(2) // num_heads))
-    seq_dim = 1 if layout == "BSND" else 2
-    _expect(
-        query.dim() == 4 and query.size(seq_dim) == 1 and query.size(3 - seq_dim) == num_heads,
-        _IFA,
-        "query",
-        f"[batch, 1, {num_heads}, head_dim] for BSND"
-        if layout == "BSND"
-        else f"[batch, {num_heads}, 1, head_dim] for BNSD",
-        list(query.shape),
-    )
-    return query.squeeze(seq_dim)
-
-
-def _ifa_dense(name: str, tensor: Tensor, layout: str, kv_heads: int, batch: int) -> Tensor:
-    """A dense key or value as a cache of one block per sequence."""
-    head_dim_at = 2 if layout == "BNSD" else 3
-    if layout == "BSH":
-        _expect(
-            tensor.dim() == 3 and tensor.size(0) == batch and tensor.size(2) % kv_heads == 0,
-            _IFA,
-            name,
-            f"[{batch}, seq, {kv_heads} * head_dim] for BSH",
-            list(tensor.shape),
-        )
-        return tensor.unflatten(2, (kv_heads, tensor.size(2) // kv_heads))
-    heads_dim = 2 if layout == "BSND" else 1
-    _expect(
-        tensor.dim() == 4 and tensor.size(0) == batch and tensor.size(heads_dim) == kv_heads,
-        _IFA,
-        name,
-        f"[{batch}, seq, {kv_heads}, head_dim] for BSND"
-        if layout == "BSND"
-        else f"[{batch}, {kv_heads}, seq, head_dim] for BNSD",
-        list(tensor.shape),
-    )
-    return tensor if layout == "BSND" else tensor.transpose(1, head_dim_at)
-
-
-def _ifa_paged(name: str, tensor: Tensor, layout: str, kv_heads: int, block_size: int) -> Tensor:
-    """A paged key or value as ``[num_blocks, block_size, kv_heads, head_dim]``."""
-    if tensor.dim() == 4 and layout == "BNSD":
-        _expect(
-            tensor.size(1) == kv_heads and tensor.size(2) == block_size,
-            _IFA,
-            name,
-            f"[num_blocks, {kv_heads}, {block_size}, head_dim]",
-            list(tensor.shape),
-        )
-        return tensor.transpose(1, 2)
-    _expect(
-        tensor.dim() == 3 and tensor.size(1) == block_size and tensor.size(2) % kv_heads == 0,
-        _IFA,
-        name,
-        f"[num_blocks, {block_size}, {kv_heads} * head_dim]",
-        list(tensor.shape),
-    )
-    return tensor.unflatten(2, (kv_heads, tensor.size(2) // kv_heads))
+def _as_bsnd(
+    name: str, tensor: Tensor, layout: str, batch: int | str, seq: int | str, heads: int
+) -> Tensor:
+    """`tensor`, which lies in `layout`, viewed as BSND; a size given as a word may be any."""
+    view, fits = tensor, tensor.dim() == len(layout)
+    if fits and layout == "BSH":
+        fits = tensor.size(2) % heads == 0
+        view = tensor.unflatten(2, (heads, tensor.size(2) // heads)) if fits else tensor
+    elif fits and layout == "BNSD":
+        view = tensor.transpose(1, 2)
+    for size, wanted in zip(view.shape, (batch, seq, heads), strict=False):
+        fits = fits and (isinstance(wanted, str) or size == wanted)
+    if not fits:
+        shape = {
+            "BSH": f"[{batch}, {seq}, {heads} * head_dim]",
+            "BSND": f"[{batch}, {seq}, {heads}, head_dim]",
+            "BNSD": f"[{batch}, {heads}, {seq}, head_dim]",
+        }[layout]
+        _expect(False, _IFA, name, shape, list(tensor.shape))
+    return view
 
 
 def _ifa_lengths(lengths: Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
     """One int32 length per row, on `device`."""
     count = len(lengths)
-    _expect(
-        count == 1 or count >= batch,
-        _IFA,
-        "actual_seq_lengths",
-        f"1 or at least {batch} lengths",
-        count,
-    )
+    if count != 1 and count < batch:
+        rule = f"1 or at least {batch} lengths"
+        _expect(False, _IFA, "actual_seq_lengths", rule, count)
     if not isinstance(lengths, Tensor):
         lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
     return lengths.expand(batch).contiguous() if count == 1 else lengths[:batch]

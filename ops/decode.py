@@ -59,8 +59,8 @@ def decode(
     Notes
     -----
     Accumulates in float32. Same inputs, same bits: a row depends neither on the thread count nor on
-    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on torch's
-    threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
+    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on
+    torch's threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
     differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
     vmap loops.
 
@@ -68,7 +68,7 @@ def decode(
     -------
     >>> import torch, pa_hp
     >>> query = torch.randn(2, 8, 64)
-    >>> cache = torch.randn(2, 16, 16, 2, 64)  # key and value: 16 blocks of 16 tokens, 2 kv heads
+    >>> cache = torch.randn(2, 16, 16, 2, 64)  # key, value: 16 blocks of 16 tokens, 2 kv heads
     >>> block_table = torch.arange(16, dtype=torch.int32).view(2, 8)
     >>> seq_lens = torch.tensor([100, 7], dtype=torch.int32)
     >>> pa_hp.decode(query, cache[0], cache[1], block_table, seq_lens).shape
@@ -100,8 +100,8 @@ def decode_out(
 
     Raises
     ------
-    As :func:`decode`; TypeError or ValueError for an unfit `out`; RuntimeError if gradients are enabled
-    and a tensor requires one.
+    As :func:`decode`; TypeError or ValueError for an unfit `out`; RuntimeError if gradients are
+    enabled and a tensor requires one.
     """
     load()
     torch.ops.pa_hp.decode_out(

@@ -1,0 +1,101 @@
+"""Command line: ``python -m pa_hp {demo,info,bench,build}``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+
+import numpy
+import torch
+
+from . import __version__, build
+from .bench import decode, demo
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pa_hp", description="Paged-attention decode as a PyTorch operator."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    demo_parser = add("demo", "Check and time published shapes, then run a small decoder.")
+    decode.add_arguments(demo_parser)
+
+    info_parser = add("info", "Print versions, the compiler found, SIMD level, cache directory.")
+    info_parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    bench_parser = add("bench", "Time decode against its peers.")
+    decode.add_arguments(bench_parser)
+    bench_parser.add_argument("--suite", choices=["upstream"], default="upstream")
+    bench_parser.add_argument("--device", choices=["cpu"], default="cpu")
+    bench_parser.add_argument("--dtype", choices=list(decode.DTYPES), help="instead of the case's")
+    bench_parser.add_argument(
+        "--peer",
+        type=decode.peer_list,
+        default=list(decode.PEERS),
+        metavar="NAMES",
+        help=f"comma-separated, of {', '.join(decode.PEERS)} (both)",
+    )
+
+    build_parser = add("build", "Build the native library, print its key, or empty the cache.")
+    build_parser.add_argument("what", nargs="?", choices=["cpu", "clean", "key"], default="cpu")
+
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.command == "demo":
+            return demo.command(arguments)
+        if arguments.command == "bench":
+            return decode.command(arguments)
+        if arguments.command == "info":
+            return _info(arguments.json)
+        return _build(arguments.what)
+    except ValueError as error:
+        parser.error(str(error))
+    except build.BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _build(what: str) -> int:
+    if what == "key":
+        print("\n".join([*build.key_lines(), f"key {build.key()}"]))
+    elif what == "clean":
+        print(f"emptied {build.clean()}")
+    else:
+        print(build.build())
+    return 0
+
+
+def _info(as_json: bool) -> int:
+    """Print what a bug report needs, also where nothing can be built."""
+    problem: build.BuildError | None = None
+    facts: dict[str, str | int] = {
+        "pa_hp": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cache": str(build.cache_dir()),
+        "looked_for": "PA_HP_CXX, CXX, c++, g++, clang++",  # as build.compiler() does
+    }
+    try:
+        facts["compiler"] = build.compiler()
+        facts["key"] = build.key()
+        facts["simd"] = build.cpu_isa()
+    except build.BuildError as error:
+        problem = error
+    print(json.dumps(facts) if as_json else "\n".join(f"{k:<12}{v}" for k, v in facts.items()))
+    if problem is not None:
+        raise problem
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""``python -m pa_hp bench``: decode against its peers, on named cases.
+
+Peers: `sdpa`, what PyTorch alone offers (gather the pages, then scaled_dot_product_attention), and
+`read`, which only streams the same pages: the share of its speed is the share of the machine's
+memory bandwidth, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import build
+from ..ops.reference import reference
+from . import harness
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+PEERS = ("sdpa", "read")
+SECONDS = 2.0  # of timing per case; more where five steps take longer
+SMALL_MB = 64  # what a bare --small leaves of a case's K and V
+
+_L3_FACTOR = 10  # all layers together over the last-level cache: every call then finds it cold
+_CHECKED_ROWS = 1 << 17  # K rows that go through the float64 reference; about a second of work
+_IMPOSSIBLE_ID = 2**31 - 1  # no cache has that many blocks
+_PATTERN = 1_000_003  # prime, so that no two pages hold the same stretch of the repeated pattern
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    block_size: int
+    seq_lens: tuple[int, ...]
+    dtype: str
+
+    @property
+    def batch(self) -> int:
+        return len(self.seq_lens)
+
+    @property
+    def head_bytes(self) -> int:
+        """One head of one token of any of Q, K, V and O."""
+        return self.head_dim * DTYPES[self.dtype].itemsize
+
+    @property
+    def token_bytes(self) -> int:
+        """K and V of one token."""
+        return 2 * self.kv_heads * self.head_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(self.seq_lens) * self.token_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """What a decode has to move: Q, K, V and O, each once, with the actual lengths."""
+        return self.kv_bytes + 2 * self.batch * self.heads * self.head_bytes
+
+
+@functools.cache
+def published() -> dict[str, Case]:
+    """Cases of published.json by name: those with published times, then the accuracy cases."""
+    data = json.loads(Path(__file__).with_name("published.json").read_text())
+    cases = {}
+    for entry in data["cases"]:
+        lens = entry["seq_lens"]
+        cases[entry["case"]] = Case(
+            entry["case"],
+            entry["heads"],
+            entry["kv_heads"],
+            entry["head_dim"],
+            entry["block_size"],
+            tuple(lens) if isinstance(lens, list) else (lens,) * entry["batch"],
+            entry["dtype"],
+        )
+    # Of an accuracy case the name says all; head_dim, block size and dtype are the suite's.
+    for entry in data["accuracy_cases"]:
+        match = re.fullmatch(r"b(\d+)_h(\d+)kv(\d+)_s(\d+)", entry["case"])
+        assert match is not None, entry
+        batch, heads, kv_heads, length = map(int, match.groups())
+        cases[entry["case"]] = Case(
+            entry["case"], heads, kv_heads, 128, 128, (length,) * batch, "fp16"
+        )
+    return cases
+
+
+def select(pattern: str | None, dtype: str | None) -> list[Case]:
+    """Cases whose name is in `pattern`, a comma-separated list of names or globs; all for None.
+
+    Raises ValueError, naming the known cases, if one of the patterns matches none.
+    """
+    known = published()
+    names = list(known)
+    if pattern is not None:
+        names = []
+        for part in pattern.split(","):
+            found = fnmatch.filter(known, part)
+            if not found:
+                raise ValueError(
+                    f"expected a known case, got {part!r}; known are: {', '.join(known)}"
+                )
+            names += [name for name in found if name not in names]
+    return [replace(known[name], dtype=dtype or known[name].dtype) for name in names]
+
+
+def fit(case: Case, small_mb: int | None) -> Case:
+    """`case` with its batch cut to the sequences whose K and V fit; the name then says so.
+
+    The bound is `small_mb`, and a quarter of the free memory in any case: besides one layer there
+    has to be room for what the sdpa peer gathers. A single sequence that is too long is shortened.
+    """
+    budget = harness.available_bytes() // 4
+    if small_mb is not None:
+        budget = min(budget, small_mb * 10**6)
+    if case.kv_bytes <= budget:
+        return case
+    tokens, batch = budget // case.token_bytes, 0
+    while sum(case.seq_lens[: batch + 1]) <= tokens:
+        batch += 1
+    if batch:
+        return replace(case, name=f"{case.name}@b{batch}", seq_lens=case.seq_lens[:batch])
+    length = max(1, tokens)
+    return replace(case, name=f"{case.name}@b1_s{length}", seq_lens=(length,))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One step's arguments; the caches hold `num_layers` independent layers."""
+
+    query: Tensor  # [batch, heads, head_dim]
+    key_caches: Tensor  # [num_layers, num_blocks, block_size, kv_heads, head_dim]
+    value_caches: Tensor
+    block_table: Tensor  # [batch, max_blocks]
+    seq_lens: Tensor  # [batch]
+
+    @property
+    def num_layers(self) -> int:
+        return self.key_caches.size(0)
+
+    def layer(self, idx: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Arguments of `pa_hp.decode`."""
+        caches = self.key_caches[idx], self.value_caches[idx]
+        return (self.query, *caches, self.block_table, self.seq_lens)
+
+
+def make_inputs(case: Case, max_layers: int | None = None) -> Inputs:
+    """Random inputs: shuffled pages, NaN past a sequence's end, impossible ids in unused entries.
+
+    As many layers as make all of them `_L3_FACTOR` times the last-level cache, at least two, as far
+    as half of the free memory has room for them and for what the sdpa peer gathers.
+    """
+    room = harness.available_bytes() // 2 // case.kv_bytes - 1
+    wanted = max(2, math.ceil(_L3_FACTOR * harness.l3_bytes() / case.kv_bytes))
+    num_layers = max(1, min(wanted, room, max_layers or wanted))
+
+    generator = torch.Generator().manual_seed(sum(case.name.encode()))
+    dtype = DTYPES[case.dtype]
+    pages = [-(-length // case.block_size) for length in case.seq_lens]
+    shape = (num_layers, sum(pages), case.block_size, case.kv_heads, case.head_dim)
+    # Random numbers for a gigabyte take longer than the bench; a repeated pattern does not.
+    pattern = torch.randn(_PATTERN, generator=generator).to(dtype)
+    caches = torch.empty((2, *shape), dtype=dtype)
+    for chunk in caches.view(-1).split(_PATTERN):
+        chunk.copy_(pattern[: chunk.numel()])
+
+    order = torch.randperm(sum(pages), generator=generator, dtype=torch.int32).split(pages)
+    block_table = torch.full((case.batch, max(pages)), _IMPOSSIBLE_ID, dtype=torch.int32)
+    for row, (blocks, length) in enumerate(zip(order, case.seq_lens, strict=True)):
+        block_table[row, : len(blocks)] = blocks
+        if length % case.block_size:
+            caches[:, :, blocks[-1], length % case.block_size :] = torch.nan
+    query = torch.randn(case.batch, case.heads, case.head_dim, generator=generator).to(dtype)
+    seq_lens = torch.tensor(case.seq_lens, dtype=torch.int32)
+    return Inputs(query, caches[0], caches[1], block_table, seq_lens)
+
+
+def sdpa(
+    query: Tensor, key_cache: Tensor, value_cache: Tensor, block_table: Tensor, seq_lens: Tensor
+) -> Tensor:
+    """Decode with PyTorch alone: gather, then attention with the GQA group as query-length axis.
+
+    Folding the group is several times faster on the CPU than ``enable_gqa=True``. Equal lengths go
+    through as one batch; ragged ones one by one: that moves less than a padded batch and needs no
+    mask.
+    """
+    batch, heads, head_dim = query.shape
+    _, block_size, kv_heads, _ = key_cache.shape
+    folded = query.view(batch, kv_heads, heads // kv_heads, head_dim)
+
+    def attend(rows: slice, length: int) -> Tensor:
+        table = block_table[rows, : -(-length // block_size)]
+
+        def gather(cache: Tensor) -> Tensor:  # [rows, kv_heads, length, dim]
+            pages = cache.index_select(0, table.flatten())
+            return pages.view(table.size(0), -1, *cache.shape[2:])[:, :length].transpose(1, 2)
+
+        return F.scaled_dot_product_attention(folded[rows], gather(key_cache), gather(value_cache))
+
+    lens = seq_lens.tolist()
+    if min(lens) == max(lens):
+        out = attend(slice(None), lens[0])
+    else:
+        out = torch.cat([attend(slice(row, row + 1), length) for row, length in enumerate(lens)])
+    return out.reshape(batch, heads, -1)
+
+
+def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
+    """Compare layer 0 with the float64 reference, on evenly spread rows if all would take too long.
+
+    Returns
+    -------
+    max_err : float
+        Largest absolute error of the rows looked at.
+    ok : bool
+        Every element of them within ``eps * |ref| + 2^-14``, the largest error at most twice that
+        of the sdpa peer in the same dtype, and all rows, looked at or not, finite.
+    rows : int
+        Number of rows looked at.
+    """
+    longest = max(case.seq_lens) * case.kv_heads
+    num_rows = min(case.batch, max(1, _CHECKED_ROWS // longest))
+    rows = torch.linspace(0, case.batch - 1, num_rows).long()
+    query, key_cache, value_cache, block_table, seq_lens = inputs.layer(0)
+    out = torch.ops.pa_hp.decode(*inputs.layer(0))
+    subset = query[rows], key_cache, value_cache, block_table[rows], seq_lens[rows]
+    expected, _ = reference(*subset)
+    error = (out[rows].double() - expected).abs()
+    peer_error = float((sdpa(*subset).double() - expected).abs().max())
+    # eps * |ref|: the output's rounding is half of it. 2^-14: an fp32 dot product of 128 terms of
+    # unit normal vectors is off by at most 128 * 2^-24 * sum|q k|, scaled by 128^-0.5 about 2^-14.
+    bound = torch.finfo(out.dtype).eps * expected.abs() + 2**-14
+    max_err = float(error.max())
+    floor = 2**-22 * float(
+        expected.abs().max()
+    )  # four fp32 roundings, for where the peer was lucky
+    near = (error <= bound).all() and max_err <= 2 * peer_error + floor
+    return max_err, bool(near and out.isfinite().all()), num_rows
+
+
+def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str, Any], str]:
+    """Check and time one case; return its ``--json`` row and its line of text."""
+    build.load("cpu")
+    if "read" in peers:
+        build.load("bench")
+    inputs = make_inputs(case)
+    max_err, ok, num_rows = check(case, inputs)
+    calls = {
+        "pa_hp": lambda idx: torch.ops.pa_hp.decode(*inputs.layer(idx)),
+        "sdpa": lambda idx: sdpa(*inputs.layer(idx)),
+        "read": lambda idx: torch.ops.pa_hp_bench.read(*inputs.layer(idx)[1:]),
+    }
+    candidates = {name: calls[name] for name in ("pa_hp", *peers)}
+    samples = harness.interleave(candidates, inputs.num_layers, seconds)
+    low, median, high = (1e6 * harness.quantile(samples.times["pa_hp"], q) for q in (0.1, 0.5, 0.9))
+    row: dict[str, Any] = {
+        "case": case.name,
+        "dtype": case.dtype,
+        "us": median,
+        "gbps": case.num_bytes / median / 1e3,
+        "share_of_read": harness.ratio(samples, "read", "pa_hp") if "read" in peers else None,
+        "ratios": {name: harness.ratio(samples, name, "pa_hp") for name in peers if name != "read"},
+        "max_err": max_err,
+        "ok": ok,
+    }
+    return row, _line(row, low, high, num_rows, case.batch, samples.noisy)
+
+
+_HEADER = (
+    f"{'case':<40} | {'us median [p10 p90]':>24} | {'GB/s':>5} | {'% of read':>9} | "
+    f"{'x sdpa':>6} | max err"
+)
+
+
+def _line(
+    row: dict[str, Any], low: float, high: float, num_rows: int, batch: int, noisy: bool
+) -> str:
+    share, ratio = row["share_of_read"], row["ratios"].get("sdpa")
+    spread = f"{row['us']:.0f} [{low:.0f} {high:.0f}]"
+    cells = [
+        f"{row['case'] + ' ' + row['dtype']:<40}",
+        f"{spread:>24}",
+        f"{row['gbps']:5.1f}",
+        f"{'-' if share is None else format(100 * share, '.0f'):>9}",
+        f"{'-' if ratio is None else format(ratio, '.2f'):>6}",
+        f"{row['max_err']:.1e}",
+    ]
+    notes = [f"{num_rows} of {batch} rows"] if num_rows < batch else []
+    notes += ["noisy"] if noisy else []
+    notes += [] if row["ok"] else ["WRONG"]
+    return " | ".join(cells) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def run_cases(
+    cases: Sequence[Case],
+    *,
+    peers: Sequence[str] = PEERS,
+    small_mb: int | None = None,
+    seconds: float = SECONDS,
+    as_json: bool = False,
+) -> bool:
+    """Measure and print `cases`; return whether all were right."""
+    rows = []
+    notes = sys.stderr if as_json else sys.stdout
+    if not as_json:
+        print("  ".join(f"{name} {value}" for name, value in harness.environment().items()))
+        print(_HEADER, flush=True)
+    for number, case in enumerate(cases, 1):
+        fitted = fit(case, small_mb)
+        if fitted != case:
+            print(
+                f"scaled {case.name}: batch {case.batch} -> {fitted.batch}, longest sequence "
+                f"{max(case.seq_lens)} -> {max(fitted.seq_lens)}, "
+                f"K and V {case.kv_bytes / 1e6:.0f} -> {fitted.kv_bytes / 1e6:.0f} MB",
+                file=notes,
+            )
+        harness.progress(f"{number}/{len(cases)} {fitted.name}")
+        row, line = measure(fitted, peers, seconds)
+        harness.progress("")
+        print(json.dumps(row) if as_json else line, flush=True)
+        rows.append(row)
+    if not as_json and peers:
+        means = [f"{harness.geometric_mean([r['share_of_read'] for r in rows]):.0%} of read"] * (
+            "read" in peers
+        )
+        means += [
+            f"{harness.geometric_mean([r['ratios'][name] for r in rows]):.2f} x {name}"
+            for name in peers
+            if name != "read"
+        ]
+        print(f"geometric mean of {len(rows)} cases: {', '.join(means)}")
+    return all(row["ok"] for row in rows)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `bench` and `demo` share."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--small",
+        type=positive_int,
+        nargs="?",
+        const=SMALL_MB,
+        metavar="MB",
+        help=f"cut each case's batch until K and V take at most MB megabytes ({SMALL_MB})",
+    )
+    parser.add_argument("--threads", type=positive_int, help="torch's threads")
+    parser.add_argument("--case", metavar="NAMES", help="comma-separated names or globs")
+    parser.add_argument(
+        "--seconds", type=float, help="of timing per case; at least five steps are taken"
+    )
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def peer_list(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"expected peers of {', '.join(PEERS)}, got {name!r}")
+    return names
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """The ``bench`` subcommand; returns the exit code. Raises ValueError for an unknown case."""
+    cases = select(arguments.case, arguments.dtype)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    right = run_cases(
+        cases,
+        peers=arguments.peer,
+        small_mb=arguments.small,
+        seconds=SECONDS if arguments.seconds is None else arguments.seconds,
+        as_json=arguments.json,
+    )
+    return 0 if right else 1

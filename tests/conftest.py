@@ -1,0 +1,41 @@
+"""Shared set-up: the modules beside the tests, hypothesis, the thread count."""
+
+import os
+import sys
+from pathlib import Path
+
+# Threads that wait shall sleep: spinning costs minutes where the machine has other work. The OpenMP
+# runtime reads it when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import hypothesis
+import pa_hp
+import pytest
+import torch
+
+# The root of the repository is the package, so pytest takes it for a test package and imports it
+# under the directory's name: a second pa_hp in the process, which would fight over torch.ops.pa_hp.
+sys.modules.setdefault(Path(__file__).parent.parent.name, pa_hp)
+sys.path.insert(0, str(Path(__file__).parent))  # cases.py and tolerance.py are plain modules
+
+# The same examples in every run: a failure must be there again the next time.
+hypothesis.settings.register_profile(
+    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=60
+)
+hypothesis.settings.load_profile("pa_hp")
+
+
+@pytest.fixture
+def set_threads():
+    """`torch.set_num_threads`, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """No test sees another's compiled code."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

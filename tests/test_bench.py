@@ -1,0 +1,280 @@
+"""The bench: its bytes, its peers and inputs, its lines; and the command line around it."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pa_hp
+import pytest
+import torch
+from pa_hp import __main__ as cli
+from pa_hp.bench import decode, harness
+
+KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok"]
+RAGGED = decode.Case("ragged", 4, 2, 16, 16, (1, 16, 17, 100), "fp16")
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "pa_hp", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+def published_entries():
+    path = os.path.join(os.path.dirname(decode.__file__), "published.json")
+    with open(path) as file:
+        return json.load(file)["cases"]
+
+
+@pytest.mark.parametrize("entry", published_entries(), ids=lambda entry: entry["case"])
+def test_bytes_are_the_published_ones(entry):
+    if "bytes_q_k_v_o" in entry:
+        case = decode.published()[entry["case"]]
+        assert case.num_bytes == entry["bytes_q_k_v_o"]
+
+
+def test_bytes_count_the_actual_lengths():
+    # Q and O: 4 rows of 4 heads; K and V: 134 tokens of 2 heads; 16 elements of 2 bytes a head.
+    assert RAGGED.num_bytes == 2 * (4 * 4) * 32 + 2 * (134 * 2) * 32
+
+
+def xor_of_valid_rows(key_cache, value_cache, block_table, seq_lens):
+    words = np.zeros((), np.int64)
+    for row, length in enumerate(seq_lens.tolist()):
+        for token in range(length):
+            block = int(block_table[row, token // key_cache.size(1)])
+            for cache in (key_cache, value_cache):
+                bits = cache[block, token % key_cache.size(1)].contiguous().view(torch.int64)
+                words ^= np.bitwise_xor.reduce(bits.numpy(), axis=None)
+    return int(words)
+
+
+@pytest.mark.parametrize("layout", ["plain", "heads_first", "stacked", "gaps"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_read_twin_reads_every_valid_row_once(layout, threads, set_threads):
+    set_threads(threads)
+    pa_hp.load("bench")
+    inputs = decode.make_inputs(RAGGED, max_layers=1)
+    caches = [inputs.key_caches[0], inputs.value_caches[0]]
+    if layout == "heads_first":
+        caches = [cache.transpose(1, 2).contiguous().transpose(1, 2) for cache in caches]
+    elif layout == "stacked":
+        caches = list(torch.stack(caches, dim=2).unbind(2))
+    elif layout == "gaps":
+        caches = [torch.cat([cache, cache], dim=-1)[..., :16] for cache in caches]
+    arguments = (*caches, inputs.block_table, inputs.seq_lens)
+    expected = xor_of_valid_rows(*arguments)
+    assert torch.ops.pa_hp_bench.read(*arguments).item() == expected
+    for cache in caches:  # every row counts, the last one too
+        block, token = inputs.block_table[3, 6], (100 - 1) % 16
+        cache[block, token, -1, -1] += 1
+        changed = torch.ops.pa_hp_bench.read(*arguments).item()
+        assert changed != expected
+        expected = changed
+    block = inputs.block_table[3, 6]
+    caches[0][block, 100 % 16 :] = 7.0  # past the end: not read
+    assert torch.ops.pa_hp_bench.read(*arguments).item() == expected
+
+
+def test_read_twin_refuses_a_wrong_block():
+    pa_hp.load("bench")
+    inputs = decode.make_inputs(RAGGED, max_layers=1)
+    inputs.block_table[2, 1] = inputs.key_caches.size(1)
+    with pytest.raises(IndexError, match=r"block_table\[2\]\[1\]"):
+        torch.ops.pa_hp_bench.read(*inputs.layer(0)[1:])
+
+
+@pytest.mark.parametrize("dtype", decode.DTYPES)
+@pytest.mark.parametrize("lengths", [(33, 33, 33), (1, 16, 17, 100)])
+def test_sdpa_peer_is_right(dtype, lengths):
+    case = decode.Case("sdpa", 4, 2, 16, 16, lengths, dtype)
+    inputs = decode.make_inputs(case, max_layers=1).layer(0)
+    expected, _ = pa_hp.reference(*inputs)
+    out = decode.sdpa(*inputs)
+    assert out.dtype == decode.DTYPES[dtype]
+    tolerance = 4 * torch.finfo(out.dtype).eps
+    torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_inputs_are_poisoned_and_independent():
+    inputs = decode.make_inputs(RAGGED, max_layers=3)
+    key_cache, value_cache = inputs.key_caches, inputs.value_caches
+    assert inputs.num_layers == 3
+    assert not torch.equal(key_cache[0].nan_to_num(), key_cache[1].nan_to_num())
+    assert not torch.equal(key_cache[0].nan_to_num(), value_cache[0].nan_to_num())
+    assert key_cache[0, inputs.block_table[0, 0], 1:].isnan().all()
+    assert not key_cache[0, inputs.block_table[1, 0]].isnan().any()
+    assert inputs.block_table[0, 1] >= key_cache.size(1)
+    used = [inputs.block_table[row, :n] for row, n in enumerate((1, 1, 2, 7))]
+    assert sorted(torch.cat(used).tolist()) == list(range(11))
+
+
+def test_layers_make_the_cache_cold():
+    case = decode.published()["b1_h32kv8_s128"]
+    room = harness.available_bytes() // 2
+    total = decode.make_inputs(case).num_layers * case.kv_bytes
+    assert total >= min(10 * harness.l3_bytes(), room - 2 * case.kv_bytes)
+
+
+def test_check_finds_a_wrong_answer(monkeypatch):
+    inputs = decode.make_inputs(RAGGED, max_layers=1)
+    max_err, ok, rows = decode.check(RAGGED, inputs)
+    assert ok and rows == 4 and max_err < 2e-3
+    real = decode.reference
+    for spoil in (
+        lambda out: out + 0.01,
+        lambda out: out.where(torch.arange(len(out))[:, None, None] != 3, 0.0),
+    ):
+        monkeypatch.setattr(
+            decode, "reference", lambda *args, spoil=spoil: (spoil(real(*args)[0]), None)
+        )
+        assert not decode.check(RAGGED, inputs)[1]
+
+
+def test_check_of_a_subset_says_so(monkeypatch):
+    monkeypatch.setattr(decode, "_CHECKED_ROWS", 400)
+    assert decode.check(RAGGED, decode.make_inputs(RAGGED, max_layers=1))[2] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "small_mb", "fitted", "batch"),
+    [
+        ("qwen3-8b_b4_h32kv8_s2048", 20, "qwen3-8b_b4_h32kv8_s2048@b2", 2),
+        ("qwen3-8b_b4_h32kv8_s2048", 40, "qwen3-8b_b4_h32kv8_s2048", 4),
+        ("qwen3-8b_b1_h32kv8_s8192", 1, "qwen3-8b_b1_h32kv8_s8192@b1_s244", 1),
+        ("ragged_b16_h32kv8", 21, "ragged_b16_h32kv8@b3", 3),
+    ],
+)
+def test_small_fits_the_batch(name, small_mb, fitted, batch):
+    case = decode.fit(decode.published()[name], small_mb)
+    assert (case.name, case.batch) == (fitted, batch)
+    assert case.kv_bytes <= small_mb * 10**6
+
+
+def test_fit_heeds_the_free_memory(monkeypatch):
+    monkeypatch.setattr(harness, "available_bytes", lambda: 80 * 10**6)
+    assert decode.fit(decode.published()["qwen3-8b_b4_h32kv8_s2048"], None).batch == 2
+
+
+def test_interleave_rotates_order_and_layers():
+    seen = []
+    calls = {name: lambda idx, name=name: seen.append((name, idx)) for name in "abc"}
+    samples = harness.interleave(calls, num_layers=4, seconds=0.0)
+    assert {name: len(times) for name, times in samples.times.items()} == dict.fromkeys("abc", 5)
+    steps = [seen[-15:][i : i + 3] for i in range(0, 15, 3)]
+    assert ["".join(name for name, _ in step) for step in steps] == [
+        "abc", "bca", "cab", "abc", "bca",
+    ]  # fmt: skip
+    layers = [idx for _, idx in seen]
+    assert all((b - a) % 4 == 1 for a, b in itertools.pairwise(layers))
+
+
+def test_ratio_is_how_many_times_faster_we_are():
+    samples = harness.Samples({"pa_hp": [1.0, 2.0, 4.0], "sdpa": [3.0, 4.0, 20.0]}, False)
+    assert harness.ratio(samples, "sdpa", "pa_hp") == 3.0
+    assert harness.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+
+
+def test_bench_json_lines():
+    names = "b1_h32kv8_s128,ragged_b16_h32kv8"
+    result = run("bench", "--json", "--small", "2", "--seconds", "0", "--case", names)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["case"] for row in rows] == ["b1_h32kv8_s128", "ragged_b16_h32kv8@b1_s488"]
+    assert [row["dtype"] for row in rows] == ["fp16", "bf16"]
+    for row in rows:
+        assert list(row) == KEYS
+        assert list(row["ratios"]) == ["sdpa"]
+        figures = [row["us"], row["gbps"], row["share_of_read"], row["ratios"]["sdpa"]]
+        assert all(math.isfinite(figure) and figure > 0 for figure in figures)
+        assert row["ok"] is True and 0 < row["max_err"] < 0.01
+        assert row["gbps"] * row["us"] == pytest.approx(
+            decode.fit(decode.published()[row["case"].split("@")[0]], 2).num_bytes / 1e3
+        )
+    assert "scaled ragged_b16_h32kv8: batch 16 -> 1" in result.stderr
+    assert "\x1b" not in result.stderr  # no progress in a pipe
+
+
+def test_bench_text(capsys, set_threads):
+    arguments = ["bench", "--seconds", "0", "--case", "b1_h32kv8_s128", "--dtype", "fp32"]
+    assert cli.main([*arguments, "--threads", "1"]) == 0
+    header, columns, line, mean = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in header and "threads 1" in header
+    assert pa_hp.build.key() in header
+    titles = [title.strip() for title in columns.split("|")]
+    assert titles == ["case", "us median [p10 p90]", "GB/s", "% of read", "x sdpa", "max err"]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[0] == "b1_h32kv8_s128 fp32" and len(cells) == len(titles)
+    assert float(cells[5].split()[0]) < 1e-5
+    assert mean.startswith("geometric mean of 1 cases: ")
+
+
+def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(decode, "check", lambda case, inputs: (1.0, False, case.batch))
+    assert cli.main(["bench", "--seconds", "0", "--case", "b1_h32kv8_s128"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "--case", "nope"], "expected a known case, got 'nope'"),
+        (["demo", "--case", "nope"], "b4_h32kv8_s512"),
+        (["bench", "--dtype", "int8"], "'fp16', 'bf16', 'fp32'"),
+        (["bench", "--device", "npu"], "'cpu'"),
+        (["bench", "--peer", "vllm"], "expected peers of sdpa, read, got 'vllm'"),
+        (["bench", "--threads", "0"], "expected at least 1, got 0"),
+        (["build", "npu"], "'cpu', 'clean', 'key'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_case_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--case", "nope"])
+    message = capsys.readouterr().err
+    assert len(decode.published()) == 22
+    assert all(name in message for name in decode.published())
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"] == torch.__version__ and facts["pa_hp"] == pa_hp.__version__
+    assert facts["simd"] == pa_hp.build.cpu_isa() and facts["key"] == pa_hp.build.key()
+    assert facts["compiler"] == pa_hp.build.compiler()
+    assert facts["cache"] == str(pa_hp.build.cache_dir())
+    assert facts["threads"] == torch.get_num_threads()
+    assert all(str(value) in text for value in facts.values())
+
+
+def test_build_key_and_path(capsys):
+    assert cli.main(["build", "key"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"key {pa_hp.build.key()}"
+    assert cli.main(["build"]) == 0
+    assert capsys.readouterr().out.strip() == str(pa_hp.build.build())
+
+
+@pytest.mark.parametrize("command", ["info", "build"])
+def test_a_failed_build_is_a_message(command, tmp_path):
+    result = run(command, PA_HP_CXX="no-such-compiler", PA_HP_CACHE_DIR=str(tmp_path / "cache"))
+    assert result.returncode == 1
+    assert "expected PA_HP_CXX to name a C++ compiler, got 'no-such-compiler'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ("looked_for" in result.stdout) == (command == "info")
