@@ -17,6 +17,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -24,7 +25,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,7 +45,8 @@ _FLAGS = [
 _SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _LOCK_SECONDS = 900.0  # a build takes about a minute; a waiter gives up after fifteen
 
-# Sources per target, relative to the package; every header beside them counts into the key.
+# Sources per target, relative to the package; every source and header beside them counts into the
+# key. The simulator adds entries of its own (kernels/sim): "sim" and "kernel".
 TARGETS = {
     "cpu": [
         "kernels/bind.cpp",
@@ -54,6 +57,9 @@ TARGETS = {
     ],
     "bench": ["bench/read_pages.cpp"],
 }
+
+
+Stages = Callable[[Path], list[list[list[str]]]]
 
 
 class BuildError(RuntimeError):
@@ -103,7 +109,22 @@ def flags() -> list[str]:
 
 def key_lines(target: str = "cpu") -> list[str]:
     """Everything that decides the binary of `target`, one fact a line."""
-    cxx = compiler()
+    folders = sorted({(ROOT / source).parent for source in TARGETS[target]})
+    return [
+        f"target {target}",
+        f"torch {torch.__version__}",
+        *tool_lines(compiler(), flags()),
+        *file_lines(path for folder in folders for path in sources_in(folder)),
+    ]
+
+
+def sources_in(folder: Path) -> list[Path]:
+    """C++ sources and headers of `folder`, not of the folders in it."""
+    return [path for path in sorted(folder.iterdir()) if path.suffix in {".cpp", ".h", ".inl"}]
+
+
+def tool_lines(cxx: str, flags: Sequence[str]) -> list[str]:
+    """Key lines of a compiler and its flags. Raises BuildError if it does not run."""
     try:
         version = subprocess.run(
             [cxx, "--version"], capture_output=True, text=True, check=True
@@ -114,19 +135,20 @@ def key_lines(target: str = "cpu") -> list[str]:
             f"pa_hp: expected `{cxx} --version` to print a version, got: {said}; "
             f"set PA_HP_CXX to a C++ compiler"
         ) from error
-    lines = [
+    return [
         f"pa_hp {__version__}",
-        f"target {target}",
-        f"torch {torch.__version__}",
         f"machine {platform.machine()}",
         f"compiler {cxx}: {version}",
-        f"flags {' '.join(flags())}",
+        f"flags {' '.join(flags)}",
     ]
-    folder = ROOT / Path(TARGETS[target][0]).parts[0]
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".cpp", ".h", ".inl"}:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            lines.append(f"file {path.relative_to(ROOT).as_posix()} {digest}")
+
+
+def file_lines(paths: Iterable[Path]) -> list[str]:
+    """Key lines of source files: name below the package if it is there, and SHA-256."""
+    lines = []
+    for path in paths:
+        name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+        lines.append(f"file {name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
     return lines
 
 
@@ -149,11 +171,38 @@ def build(target: str = "cpu") -> Path:
         of the whole log), a cache directory that cannot be written or that others could write, or
         ``PA_HP_JIT=0`` and nothing in the cache.
     """
-    lines = key_lines(target)
+    name = LIBRARY.removesuffix(".so")
+    sources = [str(ROOT / source) for source in TARGETS[target]]
+
+    def stages(work: Path) -> list[list[list[str]]]:
+        arguments = [name, str(work), str(len(sources)), *sources, *flags()]
+        return [[[sys.executable, "-c", _CHILD, *arguments]]]
+
+    return cached(target, key_lines(target), stages) / LIBRARY
+
+
+def cached(name: str, lines: list[str], stages: Stages) -> Path:
+    """Directory of the build that `lines` describe; made by `stages` unless the cache has it.
+
+    Parameters
+    ----------
+    name : str
+        First part of the directory's name: a target, "sim" or "kernel".
+    lines : list of str
+        Everything that decides the result, one fact a line; their SHA-256 is the key.
+    stages : callable
+        Gets the temporary directory to build in and returns lists of commands: those of one list
+        run side by side, the lists one after the other. Every ``.so`` they leave is a result.
+
+    Raises
+    ------
+    BuildError
+        As :func:`build`.
+    """
     root = _private_cache_dir()
-    entry = root / f"{target}-{_digest(lines)}"
+    entry = root / f"{name}-{_digest(lines)}"
     if _is_whole(entry):
-        return entry / LIBRARY
+        return entry
     if os.environ.get("PA_HP_JIT") == "0":
         raise BuildError(
             f"pa_hp: expected a prebuilt library in {entry} (PA_HP_JIT=0 forbids building), got "
@@ -162,13 +211,13 @@ def build(target: str = "cpu") -> Path:
     try:
         with _lock(entry):
             if not _is_whole(entry):
-                _build_entry(target, lines, entry)
+                _build_entry(name, lines, stages, entry)
     except OSError as error:  # a disk that is full, a directory that is read-only
         raise BuildError(
             f"pa_hp: expected the cache directory {root} to be writable, got: {error}; "
             f"set PA_HP_CACHE_DIR"
         ) from error
-    return entry / LIBRARY
+    return entry
 
 
 def clean() -> Path:
@@ -178,7 +227,8 @@ def clean() -> Path:
     file that another process has unlinked keeps nobody out.
     """
     root = _private_cache_dir()
-    builds = re.compile(rf"((?:{'|'.join(TARGETS)})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
+    names = "|".join([*TARGETS, "sim", "kernel"])
+    builds = re.compile(rf"((?:{names})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
     for path in root.iterdir():
         match = builds.fullmatch(path.name)
         if match is None:
@@ -258,11 +308,14 @@ def _private_cache_dir() -> Path:
 
 
 def _is_whole(entry: Path) -> bool:
-    """True if the library is there and has the checksum that its builder wrote down."""
+    """True if the libraries are there and have the checksums that their builder wrote down."""
     try:
         expected = (entry / "sha256").read_text()
-        return hashlib.sha256((entry / LIBRARY).read_bytes()).hexdigest() == expected
-    except OSError:
+        return expected != "" and all(
+            hashlib.sha256((entry / name).read_bytes()).hexdigest() == digest
+            for digest, name in map(str.split, expected.splitlines())
+        )
+    except (OSError, ValueError):
         return False
 
 
@@ -306,45 +359,27 @@ load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_d
 """
 
 
-def _build_entry(target: str, lines: list[str], entry: Path) -> None:
-    """Compile into a sibling directory, then rename it to `entry`. The lock is held."""
+def _build_entry(name: str, lines: list[str], stages: Stages, entry: Path) -> None:
+    """Build in a sibling directory, then rename it to `entry`. The lock is held."""
     for stale in entry.parent.glob(f"{entry.name}.tmp-*"):
         # Its builder died: nobody else holds the lock. A compiler that outlived it may still be
         # writing there; what that leaves goes with the next build.
         shutil.rmtree(stale, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f"{entry.name}.tmp-", dir=entry.parent))
-    log = work / "build.log"
-    environment = {
-        **os.environ,
-        "CXX": compiler(),
-        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-        "PATH": os.pathsep.join([_ninja_dir(), os.environ.get("PATH", os.defpath)]),
-    }
-    environment.pop("LD_PRELOAD", None)  # a sanitizer's runtime is for the caller, not for ninja
-    sources = [str(ROOT / source) for source in TARGETS[target]]
-    name = LIBRARY.removesuffix(".so")
-    arguments = [name, str(work), str(len(sources)), *sources, *flags()]
     verbose = os.environ.get("PA_HP_VERBOSE") == "1"
-    if verbose or sys.stderr.isatty():
+    if verbose or (sys.stderr.isatty() and name in TARGETS):
         print(f"pa_hp: building {entry.name} (once, about a minute)", file=sys.stderr, flush=True)
     try:
-        with log.open("wb") as output:
-            status = subprocess.run(
-                [sys.executable, "-c", _CHILD, *arguments],
-                cwd=work,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-        text = log.read_text(errors="replace")
+        status = _run_stages(stages(work), work)
+        text = (work / "build.log").read_text(errors="replace")
         if verbose:
             print(text, file=sys.stderr)
-        if status != 0 or not (work / LIBRARY).exists():
-            raise _compile_error(target, text, status, entry)
+        libraries = sorted(work.glob("*.so"))
+        if status != 0 or not libraries:
+            raise _compile_error(name, text, status, entry)
         (work / "key.txt").write_text("\n".join(lines) + "\n")
-        (work / "sha256").write_text(hashlib.sha256((work / LIBRARY).read_bytes()).hexdigest())
+        sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()} {p.name}\n" for p in libraries]
+        (work / "sha256").write_text("".join(sums))
         for leftover in work.glob("*.o"):
             leftover.unlink()
         for path in [*work.iterdir(), work]:
@@ -358,12 +393,45 @@ def _build_entry(target: str, lines: list[str], entry: Path) -> None:
         raise
 
 
+def _run_stages(stages: list[list[list[str]]], work: Path) -> int:
+    """Run the commands, their output in build.log; return the first exit status that is not 0."""
+    environment = {
+        **os.environ,
+        "CXX": compiler(),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        "PATH": os.pathsep.join([_ninja_dir(), os.environ.get("PATH", os.defpath)]),
+    }
+    environment.pop("LD_PRELOAD", None)  # a sanitizer's runtime is for the caller, not for ninja
+
+    def run(command: list[str]) -> tuple[int, bytes]:
+        done = subprocess.run(
+            command,
+            cwd=work,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    with (work / "build.log").open("wb") as log, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for stage in stages:
+            for command, (status, output) in zip(stage, pool.map(run, stage), strict=True):
+                log.write(f"$ {shlex.join(command)}\n".encode() + output)
+                if status != 0:
+                    return status
+    return 0
+
+
 def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildError:
     kept = entry.parent / f"{entry.name}.failed.log"
     kept.write_text(text)
     lines = text.splitlines()
+    # ninja's line of the failed object, else the last command that was run.
     command = next(
-        (line for line in lines if line.startswith("[") and " -c " in line), "see the log"
+        (line for line in lines if line.startswith("[") and " -c " in line),
+        next((line[2:] for line in reversed(lines) if line.startswith("$ ")), "see the log"),
     )
     errors = [line for line in lines if "error:" in line.lower()][:8] or lines[-8:]
     return BuildError(
