@@ -26,7 +26,7 @@ std::string quoted(const std::string& text) {
 struct Handle {
   std::unique_ptr<Launch> launch;
   std::string report;
-  std::string timing;
+  Timing timing;
 };
 
 using Entry = void (*)(const uint64_t*);
@@ -130,12 +130,65 @@ void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const u
 
 const char* pa_sim_report(void* handle) { return static_cast<Handle*>(handle)->report.c_str(); }
 
-// Replays what the launch recorded against a chip; JSON. `parameters` as in chips.json, in the order of
-// timing.h.
-const char* pa_sim_time(void* handle, const double* parameters, int32_t with_events) {
+// Names of the parameters that pa_sim_time takes, in their order, with commas between.
+const char* pa_sim_parameters() {
+  static const std::string text = [] {
+    std::string names;
+    for (const char* name : kParameters) names += (names.empty() ? "" : ",") + std::string(name);
+    return names;
+  }();
+  return text.c_str();
+}
+
+// Replays what the launch recorded against a chip; JSON, see Timing.
+const char* pa_sim_time(void* handle, const double* parameters, int32_t warm) {
   auto* h = static_cast<Handle*>(handle);
-  h->timing = time_launch(*h->launch, parameters, with_events != 0);
-  return h->timing.c_str();
+  h->timing = time_launch(*h->launch, parameters, warm != 0);
+  return h->timing.json.c_str();
+}
+
+// How many records pa_sim_events fills in, and waits pa_sim_edges. Only after pa_sim_time.
+uint64_t pa_sim_num_events(void* handle) { return static_cast<Handle*>(handle)->timing.start.size(); }
+
+// Per record, core after core: times in us, and core, pipe, Kind, label, flag or counter id, GM bytes.
+void pa_sim_events(void* handle, double* start, double* end, int32_t* fields) {
+  auto* h = static_cast<Handle*>(handle);
+  std::copy(h->timing.start.begin(), h->timing.start.end(), start);
+  std::copy(h->timing.end.begin(), h->timing.end.end(), end);
+  size_t i = 0;
+  for (const auto& core : h->launch->cores()) {
+    for (const Record& record : core->records) {
+      const uint64_t bytes =
+          record.gm.mem == kGm ? uint64_t{record.gm.bytes} * record.gm.inner * record.gm.outer : 0;
+      *fields++ = core->index;
+      *fields++ = record.all_pipes ? kS : record.pipe;
+      *fields++ = static_cast<int32_t>(record.kind);
+      *fields++ = h->timing.label[i++];
+      *fields++ = record.id;
+      *fields++ = static_cast<int32_t>(std::min<uint64_t>(bytes, INT32_MAX));
+    }
+  }
+}
+
+// Pairs of records (set or signal, wait); null only counts them.
+uint64_t pa_sim_edges(void* handle, int64_t* pairs) {
+  auto* h = static_cast<Handle*>(handle);
+  std::vector<int64_t> first{0};
+  for (const auto& core : h->launch->cores()) {
+    first.push_back(first.back() + static_cast<int64_t>(core->records.size()));
+  }
+  uint64_t count = 0;
+  for (const auto& core : h->launch->cores()) {
+    for (size_t i = 0; i < core->records.size(); ++i) {
+      for (const auto& [from_core, from_record] : core->records[i].after) {
+        ++count;
+        if (pairs == nullptr) continue;
+        *pairs++ = first[from_core] + from_record;
+        *pairs++ = first[core->index] + static_cast<int64_t>(i);
+      }
+    }
+  }
+  return count;
 }
 
 void pa_sim_free(void* handle) { delete static_cast<Handle*>(handle); }
