@@ -7,11 +7,12 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
+
+from .report import Finding, Report, Timeline, chip_parameters
 
 _ROOT = Path(__file__).resolve().parent
 _SOURCES = [
@@ -42,20 +43,6 @@ class _Options(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True)
-class Finding:
-    kind: str
-    message: str
-    count: int
-
-
-@dataclass
-class Report:
-    hazards: list[Finding]
-    sync_sites: dict[str, int]
-    ops: int
-
-
 _runtime: ctypes.CDLL | None = None
 _CACHE: dict = {}
 
@@ -84,6 +71,14 @@ def _load_runtime() -> ctypes.CDLL:
         _runtime.pa_sim_report.restype = ctypes.c_char_p
         _runtime.pa_sim_report.argtypes = [ctypes.c_void_p]
         _runtime.pa_sim_free.argtypes = [ctypes.c_void_p]
+        _runtime.pa_sim_parameters.restype = ctypes.c_char_p
+        _runtime.pa_sim_time.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]
+        _runtime.pa_sim_time.restype = ctypes.c_char_p
+        _runtime.pa_sim_num_events.argtypes = [ctypes.c_void_p]
+        _runtime.pa_sim_num_events.restype = ctypes.c_uint64
+        _runtime.pa_sim_events.argtypes = [ctypes.c_void_p] * 4
+        _runtime.pa_sim_edges.argtypes = [ctypes.c_void_p] * 2
+        _runtime.pa_sim_edges.restype = ctypes.c_uint64
     return _runtime
 
 
@@ -132,6 +127,8 @@ class Kernel:
         schedule_seed: int = 0,
         latest: bool = False,
         drop: str = "",
+        soc: str | None = "910B2",
+        warm: bool = False,
     ) -> Report:
         runtime = _load_runtime()
         assert len(args) == len(self.signature), (len(args), self.signature)
@@ -150,7 +147,8 @@ class Kernel:
             else:
                 words[i] = int(arg) & (2**64 - 1)
         count = len(begins)
-        options = _Options(block_dim, _CORES[self.cores], check, strict_visibility, latest, True, 255,
+        options = _Options(block_dim, _CORES[self.cores], check, strict_visibility, latest,
+                           soc is not None, 255,
                            schedule_seed, drop.encode())
         entries = [
             ctypes.cast(self._halves[h].pa_sim_entry, ctypes.c_void_p) if h in self._halves else None
@@ -162,10 +160,32 @@ class Kernel:
             (ctypes.c_char_p * max(1, count))(*names),
         )  # fmt: skip
         try:
-            report = json.loads(runtime.pa_sim_report(handle))
+            data = json.loads(runtime.pa_sim_report(handle))
+            findings = [Finding(**f) for f in data["findings"]]
+            if data["failure"]:
+                findings.insert(0, Finding("failure", data["failure"], 1))
+            report = Report(findings, data["sync_sites"], data["ops"], soc, warm)
+            if soc is not None and not data["failure"]:
+                _time(runtime, handle, report)
         finally:
             runtime.pa_sim_free(handle)
-        findings = [Finding(**f) for f in report["findings"]]
-        if report["failure"]:
-            findings.insert(0, Finding("failure", report["failure"], 1))
-        return Report(findings, report["sync_sites"], report["ops"])
+        return report
+
+
+def _time(runtime: ctypes.CDLL, handle: int, report: Report) -> None:
+    """Runs the timing pass and adds its result to the report."""
+    parameters = chip_parameters(report.soc, runtime.pa_sim_parameters().decode().split(","))
+    timing = json.loads(
+        runtime.pa_sim_time(handle, (ctypes.c_double * len(parameters))(*parameters), report.warm)
+    )
+    if "failure" in timing:
+        return report.add_timing(timing)
+    count = runtime.pa_sim_num_events(handle)
+    start, end = np.empty(count), np.empty(count)
+    fields = np.empty((count, 6), np.int32)
+    edges = np.empty((runtime.pa_sim_edges(handle, None), 2), np.int64)
+    runtime.pa_sim_events(handle, start.ctypes.data, end.ctypes.data, fields.ctypes.data)
+    runtime.pa_sim_edges(handle, edges.ctypes.data)
+    names = [core["name"] for core in timing["cores"]]
+    labels = [tuple(label) for label in timing["labels"]]
+    report.add_timing(timing, Timeline(names, labels, start, end, fields, edges))
