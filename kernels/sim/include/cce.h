@@ -165,6 +165,13 @@ inline void set_mov_pad_val(uint64_t value) { sim::set_register(sim::kPadValue, 
 
 inline void set_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) { sim::set_flag(from, to, id, site); }
 inline void wait_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) { sim::wait_flag(from, to, id, site); }
+// Sources that compile with bisheng pass computed event ids as integers.
+inline void set_flag(pipe_t from, pipe_t to, uint64_t id, PA_SITE) {
+  sim::set_flag(from, to, static_cast<int64_t>(id), site);
+}
+inline void wait_flag(pipe_t from, pipe_t to, uint64_t id, PA_SITE) {
+  sim::wait_flag(from, to, static_cast<int64_t>(id), site);
+}
 inline void pipe_barrier(pipe_t pipe, PA_SITE) { sim::pipe_barrier(pipe, site); }
 inline void ffts_cross_core_sync(pipe_t pipe, uint64_t config, PA_SITE) {
   sim::cross_core_sync(pipe, config, site);
