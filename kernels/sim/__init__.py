@@ -23,6 +23,8 @@ _SOURCES = [
     "move.cpp",
     "cube.cpp",
     "vector.cpp",
+    "convert.cpp",
+    "reduce.cpp",
     "timing.cpp",
 ]
 _CORES = {"mix": 0, "aic": 1, "aiv": 2}
