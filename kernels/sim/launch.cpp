@@ -122,6 +122,9 @@ const Region* Launch::region_of(uint64_t address) const {
 bool Launch::is_host(uint64_t address) const {
   const auto stack = reinterpret_cast<uint64_t>(cores_[running_]->stack.get());
   if (address - stack < kStackBytes) return true;
+  // g_tilingKey, which kernels assign to, lies in the core's record.
+  const auto core = reinterpret_cast<uint64_t>(cores_[running_].get());
+  if (address - core < sizeof(Core)) return true;
   for (const auto& [begin, end] : static_data_) {
     if (begin <= address && address < end) return true;
   }
