@@ -1,6 +1,12 @@
 // How vector builtins walk over their operands: repeats, blocks, masks, and the accesses they make.
 #pragma once
 
+// The loops over lanes are worth vectorising, which GCC's -O2 leaves mostly undone; the flags that are off
+// stand in its way and change no value.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
+#endif
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -27,7 +33,7 @@ struct Operand {
   int64_t repeat = 0;
 
   uint64_t at(int64_t r, int lane) const {
-    const int offset = lane * size;
+    const unsigned offset = static_cast<unsigned>(lane * size);
     return base + r * repeat + offset / kBlock * block + offset % kBlock;
   }
   // Whether `repeats` repeats of `per` lanes are one stretch.
@@ -214,66 +220,67 @@ inline void load_repeat(const uint8_t* ub, const Operand& operand, const Lanes& 
 
 // ---- Lane by lane -------------------------------------------------------------------------------------
 
-// One chunk: as many lanes as 32 bytes of the widest type hold, so that no operand leaves its block.
-// Everything is read before anything is written.
-template <int kChunk, class F, class D, class... S, size_t... I>
-inline void chunk(const F& f, uint8_t* to, const uint8_t* const* from, uint32_t mask,
-                  std::index_sequence<I...>) {
-  constexpr uint32_t kAll = (1ull << kChunk) - 1;
-  alignas(32) WorkOf<D> result[kChunk];
-  std::tuple<std::array<WorkOf<S>, kChunk>...> source;
-  (load<S, kChunk>(from[I], std::get<I>(source).data()), ...);
-  for (int i = 0; i < kChunk; ++i) result[i] = f(std::get<I>(source)[i]...);
-  if (mask == kAll) {
-    store<D, kChunk>(result, to);
-    return;
-  }
-  uint8_t bytes[kChunk * sizeof(D)];
-  store<D, kChunk>(result, bytes);
-  for (int i = 0; i < kChunk; ++i) {
-    if (mask >> i & 1) std::memcpy(to + i * sizeof(D), bytes + i * sizeof(D), sizeof(D));
-  }
-}
+// dst = f(sources...) in every lane that is on; an Op::execute. F is made from the Op. A repeat is read as
+// a whole, computed in every lane, and written where the mask says: the loop over its lanes has a fixed
+// length, and vectorises whatever strides and mask.
+template <class F, class D, class... S>
+struct RunLanes {
+  static constexpr int kSize = std::max({sizeof(D), sizeof(S)...});
+  static constexpr int kPer = kRepeatBytes / kSize;
+  static constexpr int kChunk = kBlock / kSize;  // no operand's block ends within so many lanes
+  static constexpr int kSources = sizeof...(S);
 
-// dst = f(sources...) in every lane that is on; an Op::execute. F is made from the Op.
+  template <size_t... I>
+  static void run(Core& core, const Op& op, std::index_sequence<I...>) {
+    const F f(op);
+    const Lanes lanes = get_lanes(op, kPer);
+    uint8_t* const ub = core.mem[kUb];
+    const Operand dst = get_operand(op, 0, sizeof(D));
+    const Operand src[kSources + 1] = {get_operand(op, 1 + I, sizeof(S))..., {}};
+    const bool linear = ((dst.block == kBlock) & ... & (src[I].block == kBlock));
+    alignas(32) WorkOf<D> result[kPer];
+    alignas(32) std::tuple<std::array<WorkOf<S>, kPer>...> source{};
+    for (int64_t r = 0; r < lanes.repeats; ++r) {
+      const int count = lanes.in(r);
+      const bool plain = linear && count == kPer;
+      if (plain) {
+        (load<S, kPer>(ub + src[I].at(r, 0), std::get<I>(source).data()), ...);
+      } else {
+        for (int lane = 0; lane < kPer; lane += kChunk) {
+          if (!lanes.chunk(count, lane, kChunk)) continue;
+          (load<S, kChunk>(ub + src[I].at(r, lane), std::get<I>(source).data() + lane), ...);
+        }
+      }
+      lane_loop(f, result, std::get<I>(source).data()...);
+      if (plain) {
+        store<D, kPer>(result, ub + dst.at(r, 0));
+      } else {
+        for (int lane = 0; lane < kPer; lane += kChunk) {
+          put(lanes.chunk(count, lane, kChunk), result + lane, ub + dst.at(r, lane));
+        }
+      }
+    }
+  }
+
+  template <class... P>
+  static void lane_loop(const F& f, WorkOf<D>* result, const P*... source) {
+    for (int i = 0; i < kPer; ++i) result[i] = f(source[i]...);
+  }
+
+  static void put(uint32_t mask, const WorkOf<D>* result, uint8_t* to) {
+    if (mask == (1ull << kChunk) - 1) return store<D, kChunk>(result, to);
+    if (mask == 0) return;
+    uint8_t bytes[kChunk * sizeof(D)];
+    store<D, kChunk>(result, bytes);
+    for (int i = 0; i < kChunk; ++i) {
+      if (mask >> i & 1) std::memcpy(to + i * sizeof(D), bytes + i * sizeof(D), sizeof(D));
+    }
+  }
+};
+
 template <class F, class D, class... S>
 void run_lanes(Core& core, const Op& op) {
-  constexpr int kSize = std::max({sizeof(D), sizeof(S)...});
-  constexpr int kChunk = kBlock / kSize;
-  constexpr int kSources = sizeof...(S);
-  constexpr uint32_t kAll = (1ull << kChunk) - 1;
-  const F f(op);
-  const Lanes lanes = get_lanes(op, kRepeatBytes / kSize);
-  uint8_t* const ub = core.mem[kUb];
-  const Operand dst = get_operand(op, 0, sizeof(D));
-  constexpr int kSizes[] = {static_cast<int>(sizeof(S))..., 1};
-  Operand src[kSources + 1];
-  bool linear = dst.block == kBlock;
-  for (int s = 0; s < kSources; ++s) {
-    src[s] = get_operand(op, 1 + s, kSizes[s]);
-    linear = linear && src[s].block == kBlock;
-  }
-  constexpr auto kIndex = std::index_sequence_for<S...>{};
-  const uint8_t* from[kSources + 1];
-  for (int64_t r = 0; r < lanes.repeats; ++r) {
-    const int count = lanes.in(r);
-    if (count == lanes.per && linear) {
-      uint8_t* to = ub + dst.base + r * dst.repeat;
-      for (int s = 0; s < kSources; ++s) from[s] = ub + src[s].base + r * src[s].repeat;
-      for (int c = 0; c < 8; ++c) {
-        chunk<kChunk, F, D, S...>(f, to, from, kAll, kIndex);
-        to += kChunk * sizeof(D);
-        for (int s = 0; s < kSources; ++s) from[s] += kChunk * kSizes[s];
-      }
-      continue;
-    }
-    for (int lane = 0; lane < lanes.per; lane += kChunk) {
-      const uint32_t mask = lanes.chunk(count, lane, kChunk);
-      if (mask == 0) continue;
-      for (int s = 0; s < kSources; ++s) from[s] = ub + src[s].at(r, lane);
-      chunk<kChunk, F, D, S...>(f, ub + dst.at(r, lane), from, mask, kIndex);
-    }
-  }
+  RunLanes<F, D, S...>::run(core, op, std::index_sequence_for<S...>{});
 }
 
 }  // namespace sim

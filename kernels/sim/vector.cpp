@@ -5,9 +5,10 @@
 // minimum and relu hand a NaN on; integers wrap; multiply-add rounds once; vexp, vln, vrec and vrsqrt are
 // as precise as the host (the chip's own error is not modelled). Values beyond half's range become
 // infinite, as with CTRL[48] = 1 (Ascend C, SetCtrlSpr: the mode that keeps INF and NAN).
+#include "lanes.h"
+
 #include <cmath>
 
-#include "lanes.h"
 #include "shadow.h"
 
 namespace sim {
