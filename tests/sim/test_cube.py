@@ -53,7 +53,7 @@ def values(kind, count, seed=0):
     return (torch.randint(-127, 128, (count,), generator=generator) / 16).to(TYPES[kind])
 
 
-# ---- Loads -----------------------------------------------------------------------------------------
+# ---- Loads --------------------------------------------------------------------------------------
 
 
 def seen(out, kind, load_b, fractals):
@@ -99,7 +99,8 @@ def test_loads(ops, which, kind, base, repeat, stride, gap, transpose, decrement
     for i in range(repeat):
         tile = source[base + (-i if decrement else i) * stride]
         want[i * (gap + 1)] = tile.T if transpose else tile
-    check_loads(ops, [which, 0, base, repeat, stride, gap, int(transpose), int(decrement)], kind, want)
+    numbers = [which, 0, base, repeat, stride, gap, int(transpose), int(decrement)]
+    check_loads(ops, numbers, kind, want)
 
 
 @MANY
@@ -144,7 +145,7 @@ def test_transposing_loads(ops, which, kind, base, repeat, stride, gap, decremen
     check_loads(ops, numbers, kind, want)
 
 
-# ---- mad and fixpipe -------------------------------------------------------------------------------
+# ---- mad and fixpipe ----------------------------------------------------------------------------
 
 
 def tiles_a(matrix, kind, align):
@@ -216,8 +217,8 @@ def columns_of(out, dtype, rows, columns, width, pitch):
     return torch.cat(parts, dim=1).double()
 
 
-CAST = {0: torch.float32, 1: torch.float16, 2: torch.bfloat16, 3: torch.float32, 4: torch.float16,
-        5: torch.float32, 6: torch.float32, 7: torch.float16, 8: torch.float16, 9: torch.bfloat16}  # fmt: skip
+CAST = [torch.float32, torch.float16, torch.bfloat16, torch.float32, torch.float16,
+        torch.float32, torch.float32, torch.float16, torch.float16, torch.bfloat16]  # fmt: skip
 
 
 @MANY
@@ -273,7 +274,7 @@ def test_special_values(ops):
     assert rows_of(out, torch.float16, 2, 16, 16)[1, 5] == float("inf")
 
 
-# ---- Findings --------------------------------------------------------------------------------------
+# ---- Findings -----------------------------------------------------------------------------------
 
 
 def test_small_mads_need_a_barrier(ops):

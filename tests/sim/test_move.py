@@ -50,7 +50,7 @@ def bursts(target, source, at, start, count, length, to_step, from_step):
         target[at + i * to_step :][:length] = source[start + i * from_step :][:length]
 
 
-# ---- Blocks ----------------------------------------------------------------------------------------
+# ---- Blocks -------------------------------------------------------------------------------------
 
 small = st.tuples(
     st.integers(0, 12), st.integers(0, 12), st.integers(0, 9), st.integers(0, 9), st.integers(0, 99)
@@ -118,7 +118,7 @@ def test_blocks_of_l1(cube, numbers, store, offset):
     np.testing.assert_array_equal(l1, want[1])
 
 
-# ---- Bytes -----------------------------------------------------------------------------------------
+# ---- Bytes --------------------------------------------------------------------------------------
 
 
 @MANY
@@ -163,14 +163,15 @@ def test_bytes_out_of_ub(vector, power, count, elements, gap, from_gap, offset):
     np.testing.assert_array_equal(gm, want)
 
 
-# ---- Atomic stores ---------------------------------------------------------------------------------
+# ---- Atomic stores ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operation", [1, 2, 3])
 @pytest.mark.parametrize(
     "number, dtype",
-    list(enumerate([torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int16, torch.int8], 1)),
-)
+    [(1, torch.float32), (2, torch.float16), (3, torch.bfloat16), (4, torch.int32),
+     (5, torch.int16), (6, torch.int8)],
+)  # fmt: skip
 def test_atomic_stores(vector, operation, number, dtype):
     generator = torch.Generator().manual_seed(number)
     old, new = (torch.randn(256, generator=generator) * 50 for _ in range(2))
@@ -186,7 +187,7 @@ def test_atomic_stores(vector, operation, number, dtype):
     np.testing.assert_array_equal(got[: len(raw)], want)
 
 
-# ---- Row-major to NZ -------------------------------------------------------------------------------
+# ---- Row-major to NZ ----------------------------------------------------------------------------
 
 
 def nz_model(l1, gm, at, start, size, matrices, rows, columns, matrix_step, pitch, c0, row, matrix):
@@ -232,11 +233,13 @@ def test_nd2nz_of_a_cache_block(cube):
     np.testing.assert_array_equal(l1, want)
 
 
-# ---- Fills -----------------------------------------------------------------------------------------
+# ---- Fills --------------------------------------------------------------------------------------
 
 
 @MANY
-@given(st.booleans(), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 999))
+@given(
+    st.booleans(), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 999)
+)  # fmt: skip
 def test_fill_of_l1(cube, wide, repeat, blocks, gap, value):
     numbers = [6 if wide else 7, 1, 0, 32, repeat, blocks, gap, value]
     _, l1, report = run(cube, numbers, L1_IMAGE)
@@ -249,7 +252,7 @@ def test_fill_of_l1(cube, wide, repeat, blocks, gap, value):
     np.testing.assert_array_equal(l1, want)
 
 
-# ---- Findings --------------------------------------------------------------------------------------
+# ---- Findings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -257,7 +260,8 @@ def test_fill_of_l1(cube, wide, repeat, blocks, gap, value):
     [
         ("cube", [3, 0, 0, 0, 1, 1, 16, 0, 65536, 16, 1, 0], "argument out of range",
          "srcDValue is 65536, which does not fit in its 16 bits"),
-        ("cube", [3, 0, 0, 0, 1, 16385, 1, 0, 0, 0, 0, 0], "argument out of range", "nValue is 16385"),
+        ("cube", [3, 0, 0, 0, 1, 16385, 1, 0, 0, 0, 0, 0], "argument out of range",
+         "nValue is 16385"),
         ("cube", [3, 0, 0, 16, 1, 1, 16, 0, 0, 1, 1, 0], "misaligned", "address 16 in L1"),
         ("cube", [0, 0, 0, 512 * 1024, 1, 1, 0, 0], "out of bounds", "which has 524288 bytes"),
         ("cube", [0, 0, GM_BYTES, 0, 1, 1, 0, 0], "out of bounds", "argument 1"),
@@ -265,8 +269,10 @@ def test_fill_of_l1(cube, wide, repeat, blocks, gap, value):
         ("vector", [0, 0, 0, 0, 65536, 0, 0, 0], "argument out of range", "does not fit"),
         ("vector", [0, 0, 0, 8, 1, 1, 0, 0], "misaligned", "address 8 in UB"),
         ("vector", [1, 1, 0, 192 * 1024 - 32, 1, 2, 0, 0], "out of bounds", "reads"),
-        ("vector", [3, 0, 0, 0, 1, 8, 0, 0, 33, 0], "argument out of range", "left padding is 33"),
-        ("vector", [3, 0, 0, 0, 1, 8, 0, 0, 256, 0], "argument out of range", "leftPaddingNum is 256"),
+        ("vector", [3, 0, 0, 0, 1, 8, 0, 0, 33, 0], "argument out of range",
+         "left padding is 33"),
+        ("vector", [3, 0, 0, 0, 1, 8, 0, 0, 256, 0], "argument out of range",
+         "leftPaddingNum is 256"),
         ("vector", [3, 0, 0, 0, 1, 2097152, 0, 0, 0, 0], "argument out of range", "lenBurst"),
         ("vector", [8, 1, 0, 0, 1, 8, 0, 0, 1], "failure", "is not modelled"),
         ("cube", [8, 0, 0, 0, 1, 1, 0, 0], "failure", "copy_gm_to_cbuf with padding"),
@@ -281,7 +287,7 @@ def test_findings(request, half, numbers, kind, text):
     assert any(f.kind == kind and text in f.message for f in report.hazards), report.hazards
 
 
-# ---- What must not compile -------------------------------------------------------------------------
+# ---- What must not compile ----------------------------------------------------------------------
 
 WRONG = [
     "copy_gm_to_ubuf(x, ub, 0, 1, 1, 0, 0);",  # order
@@ -316,8 +322,9 @@ def compiles(statements, tmp_path):
     )
 
     def one(i):
-        command = ["clang++-19", "-std=c++17", "-fsyntax-only", "-DPA_SIM_STRICT", f"-DCASE_{i}",
-                   f"-I{Path(sim.__file__).parent / 'include'}", "-include", "cce.h", str(source)]  # fmt: skip
+        include = Path(sim.__file__).parent / "include"
+        command = ["clang++-19", "-std=c++17", "-fsyntax-only", "-DPA_SIM_STRICT", f"-DCASE_{i}"]
+        command += [f"-I{include}", "-include", "cce.h", str(source)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     return [one(i) for i in range(len(statements))]

@@ -2,7 +2,7 @@
 // stub_fun.h; which of its overloads dav-c220 has: the dav_c220 headers of Ascend C.
 #pragma once
 
-// ---- Fractals to L0 -----------------------------------------------------------------------------
+// ---- Fractals to L0 ----------------------------------------------------------------------------
 
 #define PA_SIM_LOAD(TO, SPACE, WAY, T)                                                            \
   inline void load_cbuf_to_##TO(SPACE T* dst, __cbuf__ T* src, sim::F16 base, sim::F8 repeat,     \
@@ -91,7 +91,7 @@ inline void set_fmatrix(uint64_t) {}
 inline void set_fmatrix_b(uint64_t) {}
 inline void set_l3d_rpt(uint64_t) {}
 
-// ---- mad ----------------------------------------------------------------------------------------
+// ---- mad ---------------------------------------------------------------------------------------
 
 #define PA_SIM_MAD(C, T)                                                                          \
   inline void mad(__cc__ C* c, __ca__ T* a, __cb__ T* b, sim::F16 m, sim::F16 k, sim::F16 n,      \
@@ -117,7 +117,7 @@ PA_SIM_MAD(float, float)
 PA_SIM_MAD(int32_t, int8_t)
 #undef PA_SIM_MAD
 
-// ---- Fixpipe ------------------------------------------------------------------------------------
+// ---- Fixpipe -----------------------------------------------------------------------------------
 
 #define PA_SIM_FIXPIPE(NAME, TO_GM, SPACE, T, S)                                                  \
   inline void NAME(SPACE T* dst, __cc__ S* src, sim::F8, sim::F16 columns, sim::F16 rows,         \
@@ -154,7 +154,7 @@ PA_SIM_FIXPIPE(copy_matrix_cc_to_cbuf, false, __cbuf__, uint8_t, int32_t)
 inline void set_fpc(uint64_t) {}
 inline void set_quant_pre(uint64_t) {}
 
-// ---- Bias table and fixpipe buffer ----------------------------------------------------------------
+// ---- Bias table and fixpipe buffer -------------------------------------------------------------
 
 inline void copy_cbuf_to_bt(uint64_t, __cbuf__ void*, sim::F16, sim::F16, sim::F16, sim::F16,
                             sim::F16, PA_SITE) {

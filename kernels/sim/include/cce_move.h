@@ -1,7 +1,7 @@
 // Data movement (PIPE_MTE2, PIPE_MTE3, PIPE_V for UB to UB). Signatures: CANN 8.1 stub_fun.h.
 #pragma once
 
-// ---- Blocks of 32 bytes -------------------------------------------------------------------------
+// ---- Blocks of 32 bytes ------------------------------------------------------------------------
 
 inline void copy_gm_to_ubuf(__ubuf__ void* dst, __gm__ void* src, sim::F8, sim::F16 bursts,
                             sim::F16 length, sim::F16 src_gap, sim::F16 dst_gap, PA_SITE) {
@@ -48,7 +48,7 @@ inline void copy_cbuf_to_gm(__gm__ void*, __cbuf__ void*, uint64_t, PA_SITE) {
   sim::not_modelled("copy_cbuf_to_gm with a packed configuration", site);
 }
 
-// ---- Bytes --------------------------------------------------------------------------------------
+// ---- Bytes -------------------------------------------------------------------------------------
 
 #define PA_SIM_ALIGN(SUFFIX, SIZE)                                                                \
   inline void copy_gm_to_ubuf_align_##SUFFIX(                                                     \
@@ -76,7 +76,7 @@ PA_SIM_ALIGN(b16, 2)
 PA_SIM_ALIGN(b32, 4)
 #undef PA_SIM_ALIGN
 
-// ---- Row-major to NZ ----------------------------------------------------------------------------
+// ---- Row-major to NZ ---------------------------------------------------------------------------
 
 #define PA_SIM_ND2NZ(SUFFIX, T)                                                                   \
   inline void copy_gm_to_cbuf_multi_nd2nz_##SUFFIX(                                               \
@@ -103,7 +103,7 @@ PA_SIM_ND2NZ(b32s, int32_t)
 PA_SIM_ND2NZ(b32s, uint32_t)
 #undef PA_SIM_ND2NZ
 
-// ---- Fills --------------------------------------------------------------------------------------
+// ---- Fills -------------------------------------------------------------------------------------
 
 // A value of the destination's width. Of the mixed pairs only 16-bit integers from half bits and
 // 32-bit types from a 32-bit pattern have a documented meaning (Ascend C, InitConstValue).
@@ -134,7 +134,7 @@ PA_SIM_FILL(create_ca_matrix, __ca__, kL0a)
 PA_SIM_FILL(create_cb_matrix, __cb__, kL0b)
 #undef PA_SIM_FILL
 
-// ---- Atomic stores ------------------------------------------------------------------------------
+// ---- Atomic stores -----------------------------------------------------------------------------
 
 inline void set_atomic_none() { sim::set_atomic_none(); }
 inline void set_atomic_add() { sim::set_atomic(sim::Atomic::kAdd); }
@@ -147,7 +147,7 @@ inline void set_atomic_s32() { sim::set_atomic_type(sim::Type::kI32); }
 inline void set_atomic_s16() { sim::set_atomic_type(sim::Type::kI16); }
 inline void set_atomic_s8() { sim::set_atomic_type(sim::Type::kI8); }
 
-// ---- The scalar unit's data cache: scalar loads and stores of the model go straight to GM ----------
+// ---- The scalar unit's data cache: scalar loads and stores of the model go straight to GM ------
 
 inline void dcci(__gm__ void*, uint64_t) {}
 inline void dcci(__gm__ void*, uint64_t, uint64_t) {}
