@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "kernels"))
 
-import sim  # noqa: E402, F401
+import sim  # noqa: F401

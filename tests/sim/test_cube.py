@@ -234,10 +234,7 @@ def test_fixpipe(ops, how, m, blocks, extra, relu):
     pitch = n + extra if to_nd else m * width * dtype.itemsize // 32 + extra
     want, out, report = product(ops, HALF, m, 37, n, how=how, pitch=pitch, relu=int(relu))
     assert report.hazards == []
-    if to_nd:
-        got = rows_of(out, dtype, m, n, pitch)
-    else:
-        got = columns_of(out, dtype, m, n, width, pitch)
+    got = rows_of(out, dtype, m, n, pitch) if to_nd else columns_of(out, dtype, m, n, width, pitch)
     assert torch.equal(got, want.to(torch.float32).to(dtype).double())
 
 
@@ -287,14 +284,14 @@ def test_small_mads_need_a_barrier(ops):
 @pytest.mark.parametrize(
     "arguments, kind, text",
     [
-        (dict(how=12), "failure", "copy_matrix_cc_to_gm with quantisation"),
-        (dict(how=13), "failure", "copy_matrix_cc_to_gm with a unit flag"),
-        (dict(unit=3), "failure", "mad with a unit flag"),
-        (dict(relu=3), "failure", "relu"),
-        (dict(how=3, columns=24, pitch=32), "argument out of range", "NSize is 24"),
-        (dict(columns=4096), "argument out of range", "NSize is 4096"),
-        (dict(rows=65537), "argument out of range", "MSize is 65537"),
-        (dict(pitch=1 << 19), "out of bounds", "argument 3"),
+        ({"how": 12}, "failure", "copy_matrix_cc_to_gm with quantisation"),
+        ({"how": 13}, "failure", "copy_matrix_cc_to_gm with a unit flag"),
+        ({"unit": 3}, "failure", "mad with a unit flag"),
+        ({"relu": 3}, "failure", "relu"),
+        ({"how": 3, "columns": 24, "pitch": 32}, "argument out of range", "NSize is 24"),
+        ({"columns": 4096}, "argument out of range", "NSize is 4096"),
+        ({"rows": 65537}, "argument out of range", "MSize is 65537"),
+        ({"pitch": 1 << 19}, "out of bounds", "argument 3"),
     ],
 )
 def test_findings(ops, arguments, kind, text):
