@@ -40,6 +40,7 @@ class _Options(ctypes.Structure):
         ("latest", ctypes.c_int32),
         ("record", ctypes.c_int32),
         ("poison", ctypes.c_int32),
+        ("blind", ctypes.c_int32),
         ("seed", ctypes.c_uint64),
         ("drop", ctypes.c_char_p),
     ]
@@ -97,6 +98,7 @@ class Kernel:
         strict: bool = False,
     ) -> None:
         self.cores = cores
+        self.entry = entry
         self._halves: dict[str, ctypes.CDLL] = {}
         _load_runtime()
         work = Path(tempfile.mkdtemp())
@@ -129,6 +131,7 @@ class Kernel:
         schedule_seed: int = 0,
         latest: bool = False,
         drop: str = "",
+        blind: bool = False,
         soc: str | None = "910B2",
         warm: bool = False,
     ) -> Report:
@@ -150,7 +153,7 @@ class Kernel:
                 words[i] = int(arg) & (2**64 - 1)
         count = len(begins)
         options = _Options(block_dim, _CORES[self.cores], check, strict_visibility, latest,
-                           soc is not None, 255,
+                           soc is not None, 255, blind,
                            schedule_seed, drop.encode())
         entries = [
             ctypes.cast(self._halves[h].pa_sim_entry, ctypes.c_void_p) if h in self._halves else None
@@ -165,7 +168,8 @@ class Kernel:
             data = json.loads(runtime.pa_sim_report(handle))
             findings = [Finding(**f) for f in data["findings"]]
             if data["failure"]:
-                findings.insert(0, Finding("failure", data["failure"], 1))
+                kind = "deadlock" if data["failure"].startswith("deadlock") else "stopped"
+                findings.insert(0, Finding(kind, data["failure"], 1))
             report = Report(findings, data["sync_sites"], data["ops"], soc, warm)
             if soc is not None and not data["failure"]:
                 _time(runtime, handle, report)

@@ -81,6 +81,7 @@ struct SimOptions {
   int32_t latest;
   int32_t record;
   int32_t poison;
+  int32_t blind;
   uint64_t seed;
   const char* drop;
 };
@@ -100,6 +101,7 @@ void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const u
   o.poison = static_cast<uint8_t>(options->poison);
   o.seed = options->seed;
   o.drop = options->drop;
+  o.blind = options->blind;
   auto* handle = new Handle;
   handle->launch = std::make_unique<Launch>(o, std::move(regions), options->cores_kind);
   handle->launch->run(cube, vector, args, num_args);

@@ -115,7 +115,7 @@ struct Signal {
 
 struct Flag {
   bool set = false;
-  int owed = 0;  // dropped waits that came before their set
+  int owed = 0;  // blind waits that came before their set
   Clock snapshot;
   Site site;
   uint32_t record = 0;
@@ -205,8 +205,10 @@ struct Options {
   bool record = true;
   uint64_t seed = 0;    // permutes which ready core runs; 0 is round robin
   uint8_t poison = 0xff;  // what local memories hold at the start; 0xff.. is NaN in every float type
-  // A synchronisation site to leave out, as sync_sites() names it; empty for none.
+  // A synchronisation site to leave out, as sync_sites() names it; empty for none. `blind`: a wait there
+  // still waits and consumes, but orders nothing, so that only the happens-before check can notice.
   std::string drop;
+  bool blind = false;
 };
 
 // One finding of the checker. Equal ones (same kind and sites) are counted and reported once, with the

@@ -340,6 +340,7 @@ bool Launch::execute(Core& core, Queued& item) {
     }
     case Kind::kWaitFlag: {
       Flag& flag = core.flags[op.other][op.pipe][op.id];
+      if (op.dropped && !options_.blind) return true;
       if (op.dropped) {
         if (flag.set) {
           flag.set = false;
@@ -477,6 +478,7 @@ void Launch::deliver(Core& core, const Queued& item) {
 void Launch::wait_flag_dev(int id, Site site) {
   Core& core = current();
   const bool drop = dropped("wait_flag_dev", site);
+  if (drop && !options_.blind) return;
   Op op;
   op.name = "wait_flag_dev";
   op.site = site;

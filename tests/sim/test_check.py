@@ -74,7 +74,7 @@ def test_missing_synchronisation_shows_as_a_wrong_value_in_latest_mode(macro):
 CROSS_CORE = {
     "NO_FENCE": ("no fence", "whose signal came without pipe_barrier and dsb before it"),
     "NO_WAIT": ("RAW", "AIC 0 MTE2 reads at cross_core.cce:"),
-    "ONE_SIDED": ("deadlock", "AIC 0 waits at cross_core.cce:37 for cross-core counter 0"),
+    "ONE_SIDED": ("deadlock", "AIC 0 waits at cross_core.cce:31 for cross-core counter 0"),
     "OVERFLOW": ("counter overflow", "cross-core counter 0 passes 15"),
 }
 
