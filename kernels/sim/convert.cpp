@@ -1,6 +1,7 @@
 // vconv: conversions between types, with the chip's rounding modes. Ascend C, Cast and "precision
 // conversion": integers saturate. Chosen where it says nothing: NaN becomes 0 in an integer, and a
-// floating value out of range what IEEE 754 gives in that rounding mode (CTRL[48] = 1 keeps infinities).
+// floating value out of range what IEEE 754 gives in that rounding mode (CTRL[48] = 1 keeps
+// infinities).
 #include <cmath>
 
 #include "lanes.h"
@@ -16,7 +17,8 @@ uint32_t drop_bits(uint32_t magnitude, int drop, bool negative) {
   const uint64_t rest = wide & ((1ull << drop) - 1);
   const uint64_t middle = drop > 0 ? 1ull << (drop - 1) : 1;
   const auto kept = static_cast<uint32_t>(wide >> drop);
-  if constexpr (kRound == Round::kRint) return kept + (rest > middle || (rest == middle && (kept & 1)));
+  if constexpr (kRound == Round::kRint)
+    return kept + (rest > middle || (rest == middle && (kept & 1)));
   if constexpr (kRound == Round::kAway) return kept + (rest >= middle);
   if constexpr (kRound == Round::kFloor) return kept + (negative && rest != 0);
   if constexpr (kRound == Round::kCeil) return kept + (!negative && rest != 0);
@@ -68,7 +70,8 @@ float to_float_value(int32_t x) {
   const bool negative = x < 0;
   const uint32_t magnitude = negative ? 0u - static_cast<uint32_t>(x) : static_cast<uint32_t>(x);
   const int drop = std::max(0, 8 - (magnitude ? __builtin_clz(magnitude) : 32));
-  const float value = std::ldexp(static_cast<float>(drop_bits<kRound>(magnitude, drop, negative)), drop);
+  const float value =
+      std::ldexp(static_cast<float>(drop_bits<kRound>(magnitude, drop, negative)), drop);
   return negative ? -value : value;
 }
 
@@ -105,12 +108,18 @@ struct Converter {
 template <class D, class S>
 Execute rounded(Round round) {
   switch (round) {
-    case Round::kRint: return run_lanes<Converter<D, S, Round::kRint>, D, S>;
-    case Round::kAway: return run_lanes<Converter<D, S, Round::kAway>, D, S>;
-    case Round::kFloor: return run_lanes<Converter<D, S, Round::kFloor>, D, S>;
-    case Round::kCeil: return run_lanes<Converter<D, S, Round::kCeil>, D, S>;
-    case Round::kTrunc: return run_lanes<Converter<D, S, Round::kTrunc>, D, S>;
-    default: return nullptr;
+    case Round::kRint:
+      return run_lanes<Converter<D, S, Round::kRint>, D, S>;
+    case Round::kAway:
+      return run_lanes<Converter<D, S, Round::kAway>, D, S>;
+    case Round::kFloor:
+      return run_lanes<Converter<D, S, Round::kFloor>, D, S>;
+    case Round::kCeil:
+      return run_lanes<Converter<D, S, Round::kCeil>, D, S>;
+    case Round::kTrunc:
+      return run_lanes<Converter<D, S, Round::kTrunc>, D, S>;
+    default:
+      return nullptr;
   }
 }
 template <class D, class S>
@@ -119,27 +128,45 @@ constexpr Execute kPlain = run_lanes<Converter<D, S, Round::kRint>, D, S>;
 Execute converter(Type to, Type from, Round round) {
   const auto pair = [](Type d, Type s) { return static_cast<int>(d) * 16 + static_cast<int>(s); };
   switch (pair(to, from)) {
-    case pair(Type::kF32, Type::kF16): return kPlain<float, half>;
-    case pair(Type::kF32, Type::kBf16): return kPlain<float, bfloat16_t>;
+    case pair(Type::kF32, Type::kF16):
+      return kPlain<float, half>;
+    case pair(Type::kF32, Type::kBf16):
+      return kPlain<float, bfloat16_t>;
     case pair(Type::kF16, Type::kF32):
       if (round == Round::kOdd) return run_lanes<Converter<half, float, Round::kOdd>, half, float>;
       return rounded<half, float>(round);
-    case pair(Type::kBf16, Type::kF32): return rounded<bfloat16_t, float>(round);
-    case pair(Type::kF32, Type::kF32): return rounded<float, float>(round);
-    case pair(Type::kI32, Type::kF32): return rounded<int32_t, float>(round);
-    case pair(Type::kI16, Type::kF32): return rounded<int16_t, float>(round);
-    case pair(Type::kI32, Type::kF16): return rounded<int32_t, half>(round);
-    case pair(Type::kI16, Type::kF16): return rounded<int16_t, half>(round);
-    case pair(Type::kI8, Type::kF16): return rounded<int8_t, half>(round);
-    case pair(Type::kU8, Type::kF16): return rounded<uint8_t, half>(round);
-    case pair(Type::kI32, Type::kBf16): return rounded<int32_t, bfloat16_t>(round);
-    case pair(Type::kF32, Type::kI32): return rounded<float, int32_t>(round);
-    case pair(Type::kI16, Type::kI32): return kPlain<int16_t, int32_t>;
-    case pair(Type::kF32, Type::kI16): return kPlain<float, int16_t>;
-    case pair(Type::kF16, Type::kI16): return rounded<half, int16_t>(round);
-    case pair(Type::kF16, Type::kI8): return kPlain<half, int8_t>;
-    case pair(Type::kF16, Type::kU8): return kPlain<half, uint8_t>;
-    default: return nullptr;
+    case pair(Type::kBf16, Type::kF32):
+      return rounded<bfloat16_t, float>(round);
+    case pair(Type::kF32, Type::kF32):
+      return rounded<float, float>(round);
+    case pair(Type::kI32, Type::kF32):
+      return rounded<int32_t, float>(round);
+    case pair(Type::kI16, Type::kF32):
+      return rounded<int16_t, float>(round);
+    case pair(Type::kI32, Type::kF16):
+      return rounded<int32_t, half>(round);
+    case pair(Type::kI16, Type::kF16):
+      return rounded<int16_t, half>(round);
+    case pair(Type::kI8, Type::kF16):
+      return rounded<int8_t, half>(round);
+    case pair(Type::kU8, Type::kF16):
+      return rounded<uint8_t, half>(round);
+    case pair(Type::kI32, Type::kBf16):
+      return rounded<int32_t, bfloat16_t>(round);
+    case pair(Type::kF32, Type::kI32):
+      return rounded<float, int32_t>(round);
+    case pair(Type::kI16, Type::kI32):
+      return kPlain<int16_t, int32_t>;
+    case pair(Type::kF32, Type::kI16):
+      return kPlain<float, int16_t>;
+    case pair(Type::kF16, Type::kI16):
+      return rounded<half, int16_t>(round);
+    case pair(Type::kF16, Type::kI8):
+      return kPlain<half, int8_t>;
+    case pair(Type::kF16, Type::kU8):
+      return kPlain<half, uint8_t>;
+    default:
+      return nullptr;
   }
 }
 
@@ -179,7 +206,8 @@ void run_requantise(Core& core, const Op& op) {
       int16_t x;
       std::memcpy(&x, core.mem[kUb] + src.at(r, lane), sizeof x);
       const int place = lane % kPerBlock;
-      core.mem[kUb][dst.at(r, lane - place) + upper * kPerBlock + place] = requantised(x, sets[place]);
+      core.mem[kUb][dst.at(r, lane - place) + upper * kPerBlock + place] =
+          requantised(x, sets[place]);
     }
   }
 }
@@ -187,7 +215,8 @@ void run_requantise(Core& core, const Op& op) {
 }  // namespace
 
 void vector_convert(const char* name, Type to, Type from, Round round, uint64_t dst, uint64_t src,
-                    F8 repeat, F16 dst_block, F16 src_block, F16 dst_repeat, F16 src_repeat, Site site) {
+                    F8 repeat, F16 dst_block, F16 src_block, F16 dst_repeat, F16 src_repeat,
+                    Site site) {
   Op op = make_op(name, kV, site);
   const int64_t repeats = take(op, "repeat", repeat);
   const Operand operands[] = {{dst, size_of(to), take(op, "dstBlockStride", dst_block) * kBlock,
@@ -214,9 +243,9 @@ void vector_dequantise(const char* name, uint64_t dst, uint64_t src, F8 repeat, 
   issue_lanes(op, Vector::kConvert, lanes_of(core, repeats, kRepeatBytes / 4), operands, 2);
 }
 
-void vector_requantise(const char* name, Type to, bool upper, bool table, uint64_t dst, uint64_t src,
-                       F8 repeat, F16 dst_block, F16 src_block, F8 dst_repeat, F8 src_repeat,
-                       Site site) {
+void vector_requantise(const char* name, Type to, bool upper, bool table, uint64_t dst,
+                       uint64_t src, F8 repeat, F16 dst_block, F16 src_block, F8 dst_repeat,
+                       F8 src_repeat, Site site) {
   Op op = make_op(name, kV, site);
   const Core& core = g_launch->current();
   const uint64_t set = core.registers[kDeqScale];

@@ -1,10 +1,9 @@
 // How vector builtins walk over their operands: repeats, blocks, masks, and the accesses they make.
 #pragma once
 
-// The loops over lanes are worth vectorising, which GCC's -O2 leaves mostly undone; the flags that are off
-// stand in its way and change no value.
+// These two keep GCC from vectorising the loops over lanes, and change no value.
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("O3", "no-trapping-math", "no-math-errno")
+#pragma GCC optimize("no-trapping-math", "no-math-errno")
 #endif
 
 #if defined(__F16C__)
@@ -25,7 +24,8 @@ namespace sim {
 // A repeat is eight blocks of 32 bytes of the widest operand; a narrower one has fewer of them.
 constexpr int kRepeatBytes = 8 * kBlock;
 
-// Element e of repeat r lies at base + r * repeat + e * size / 32 * block + e * size % 32. All in bytes.
+// Element e of repeat r lies at base + r * repeat + e * size / 32 * block + e * size % 32. All in
+// bytes.
 struct Operand {
   uint64_t base = 0;
   int size = 0;
@@ -36,23 +36,20 @@ struct Operand {
     const unsigned offset = static_cast<unsigned>(lane * size);
     return base + r * repeat + offset / kBlock * block + offset % kBlock;
   }
-  // Whether `repeats` repeats of `per` lanes are one stretch.
-  bool contiguous(int64_t repeats, int per) const {
-    return (block == kBlock || per * size <= kBlock) && (repeats == 1 || repeat == per * size);
-  }
 };
 
-// The lanes that mask, mode and repeat count leave to do: in each repeat those of `bits`, of which the
-// last repeat does only the first `last`.
+// The lanes that mask, mode and repeat count leave to do: in each repeat those of `bits`, of which
+// the last repeat does only the first `last`.
 struct Lanes {
   int64_t repeats = 0;
-  int per = 0;         // lanes of a repeat
-  int count = 0;       // if the mask is the lowest n lanes: n; else -1
-  int last = 0;        // lanes of the last repeat: `count`, or in counter mode what is left
+  int per = 0;    // lanes of a repeat
+  int count = 0;  // if the mask is the lowest n lanes: n; else -1
+  int last = 0;   // lanes of the last repeat: `count`, or in counter mode what is left
   uint64_t bits[2] = {};
 
   int in(int64_t r) const { return r + 1 == repeats ? last : count; }
-  // Which of the lanes [lane, lane + size) are on in a repeat with `in_repeat` lanes; size is at most 32.
+  // Which of the lanes [lane, lane + size) are on in a repeat with `in_repeat` lanes; size is at
+  // most 32.
   uint32_t chunk(int in_repeat, int lane, int size) const {
     const uint64_t all = (1ull << size) - 1;
     if (in_repeat < 0) return static_cast<uint32_t>(bits[lane >> 6] >> (lane & 63) & all);
@@ -61,14 +58,14 @@ struct Lanes {
   }
 };
 
-// Lanes of an operation with `per` lanes a repeat. `repeat` does not count in counter mode (Ascend C,
-// SetMaskCount).
+// Lanes of an operation with `per` lanes a repeat. `repeat` does not count in counter mode (Ascend
+// C, SetMaskCount).
 Lanes lanes_of(const Core& core, int64_t repeat, int per);
 // All lanes of every repeat, for operations that take no mask.
 Lanes all_lanes(int64_t repeat, int per);
 
-// Calls f(part, first repeat of it) for stretches of repeats with the same lanes: one, or in counter mode
-// all but the last repeat and then that.
+// Calls f(part, first repeat of it) for stretches of repeats with the same lanes: one, or in
+// counter mode all but the last repeat and then that.
 template <class F>
 void in_parts(const Lanes& lanes, F f) {
   Lanes part = lanes;
@@ -86,18 +83,22 @@ void in_parts(const Lanes& lanes, F f) {
 // Cost from one table in vector.cpp; `counted`: counter mode.
 float vector_cycles(Vector what, int64_t repeats, bool counted);
 
-// Fills in accesses, lanes and cycles, and issues the operation: operand 0 is the destination, the others
-// are sources. Nothing happens if there is no lane to do. Every base must be aligned to a block.
+// Fills in accesses, lanes and cycles, and issues the operation: operand 0 is the destination, the
+// others are sources. Nothing happens if there is no lane to do. Every base must be aligned to a
+// block.
 void issue_lanes(Op& op, Vector what, const Lanes& lanes, const Operand* operands, int count);
-// Adds what `lanes` make of one operand.
+// The bytes from `base` on that `lanes` make of an operand whose repeats meet or overlap; else 0.
+int64_t one_stretch(const Operand& operand, const Lanes& lanes);
+// Adds what `lanes`, with equal repeats, make of one operand.
 void add_lanes(Op& op, bool write, const Operand& operand, const Lanes& lanes, bool exact);
 
 // The same at execution, for operations whose addresses are data: in bounds, checked and recorded.
 bool touch(Core& core, const Op& op, bool write, uint64_t base, uint32_t bytes);
 
-// ---- Lanes and operands in Op::arg --------------------------------------------------------------------
+// ---- Lanes and operands in Op::arg
+// --------------------------------------------------------------------
 
-enum LaneArg { kArgRepeats, kArgCount, kArgLast, kArgScalar, kArgOperands };
+enum LaneArg { kArgRepeats, kArgCount, kArgLast, kArgFirst, kArgScalar, kArgOperands };
 
 inline void put_operand(Op& op, int index, const Operand& operand) {
   // 20 bits of address, and strides of at most 2^16 blocks.
@@ -108,7 +109,9 @@ inline Operand get_operand(const Op& op, int index, int size) {
   const int64_t word = op.arg[kArgOperands + index];
   return {static_cast<uint64_t>(word & 0xfffff), size, (word >> 20 & 0xffff) * kBlock, word >> 36};
 }
-inline void put_lanes(Op& op, const Lanes& lanes) {
+// `first`: repeats of the builtin before this operation.
+inline void put_lanes(Op& op, const Lanes& lanes, int64_t first = 0) {
+  op.arg[kArgFirst] = first;
   op.arg[kArgRepeats] = lanes.repeats;
   op.arg[kArgCount] = lanes.count;
   op.arg[kArgLast] = lanes.last;
@@ -124,7 +127,8 @@ inline Lanes get_lanes(const Op& op, int per) {
   return lanes;
 }
 
-// ---- Elements -----------------------------------------------------------------------------------------
+// ---- Elements
+// -----------------------------------------------------------------------------------------
 
 // What arithmetic is done in: float for the narrow floating types, rounded once on the way out.
 template <class T>
@@ -218,11 +222,12 @@ inline void load_repeat(const uint8_t* ub, const Operand& operand, const Lanes& 
   }
 }
 
-// ---- Lane by lane -------------------------------------------------------------------------------------
+// ---- Lane by lane
+// -------------------------------------------------------------------------------------
 
-// dst = f(sources...) in every lane that is on; an Op::execute. F is made from the Op. A repeat is read as
-// a whole, computed in every lane, and written where the mask says: the loop over its lanes has a fixed
-// length, and vectorises whatever strides and mask.
+// dst = f(sources...) in every lane that is on; an Op::execute. F is made from the Op. A repeat is
+// read as a whole, computed in every lane, and written where the mask says: the loop over its lanes
+// has a fixed length, and vectorises whatever strides and mask.
 template <class F, class D, class... S>
 struct RunLanes {
   static constexpr int kSize = std::max({sizeof(D), sizeof(S)...});

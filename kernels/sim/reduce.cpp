@@ -1,8 +1,10 @@
-// Vector builtins that do not work lane by lane: reductions, comparison and selection by bits, spreading
-// and collecting. Sources: Ascend C's C API and basic API documents for architecture 2201.
+// Vector builtins that do not work lane by lane: reductions, comparison and selection by bits,
+// spreading and collecting. Sources: Ascend C's C API and basic API documents for architecture
+// 2201.
 //
-// Chosen where they say nothing: a NaN is the maximum and the minimum of what it is in; half sums are
-// rounded at each level of the tree; results of blocks or pairs without a lane that is on are not written.
+// Chosen where they say nothing: a NaN is the maximum and the minimum of what it is in; half sums
+// are rounded at each level of the tree; results of blocks or pairs without a lane that is on are
+// not written.
 #include <cmath>
 
 #include "lanes.h"
@@ -37,7 +39,6 @@ enum ReduceArg {
   kArgDst = kArgOperands,  // address
   kArgSrc,                 // put_operand
   kArgStride,              // bytes from one repeat's results to the next
-  kArgFirst,               // repeats before this part
   kArgOrder                // Order_t
 };
 enum Order { kValueIndex, kIndexValue, kOnlyValue, kOnlyIndex };
@@ -71,7 +72,8 @@ bool beats(bool maximum, float challenger, float best) {
 }
 
 // First lane that none beats; -1 if all are off.
-int extreme_lane(bool maximum, const float* row, const Lanes& lanes, int in_repeat, int from, int end) {
+int extreme_lane(bool maximum, const float* row, const Lanes& lanes, int in_repeat, int from,
+                 int end) {
   int best = -1;
   for (int lane = from; lane < end; ++lane) {
     if (!lanes.chunk(in_repeat, lane, 1)) continue;
@@ -135,8 +137,11 @@ void run_extreme(Core& core, const Op& op) {
         std::memcpy(dst, &narrow, sizeof narrow);
         std::memcpy(dst + sizeof narrow, &value, sizeof value);
         break;
-      case kOnlyValue: std::memcpy(dst, &value, sizeof value); break;
-      default: std::memcpy(dst, &index, sizeof index);
+      case kOnlyValue:
+        std::memcpy(dst, &value, sizeof value);
+        break;
+      default:
+        std::memcpy(dst, &index, sizeof index);
     }
     // For get_max_min_cnt: value in the lower half, its index over all repeats in the upper one.
     T before;
@@ -199,53 +204,68 @@ template <class T>
 Execute part_of(Vector what) {
   constexpr int kPerBlock = kBlock / sizeof(T);
   switch (what) {
-    case Vector::kBlockAdd: return run_part<T, Vector::kBlockAdd, kPerBlock>;
-    case Vector::kBlockMax: return run_part<T, Vector::kBlockMax, kPerBlock>;
-    case Vector::kBlockMin: return run_part<T, Vector::kBlockMin, kPerBlock>;
-    default: return run_part<T, Vector::kPairAdd, 2>;
+    case Vector::kBlockAdd:
+      return run_part<T, Vector::kBlockAdd, kPerBlock>;
+    case Vector::kBlockMax:
+      return run_part<T, Vector::kBlockMax, kPerBlock>;
+    case Vector::kBlockMin:
+      return run_part<T, Vector::kBlockMin, kPerBlock>;
+    default:
+      return run_part<T, Vector::kPairAdd, 2>;
   }
 }
 
-// Issues a reduction of `src`, in each repeat of which `result` bytes are written from `dst` on, those of
-// the next `stride` bytes further.
+// Issues a reduction of `src`. A repeat with n lanes writes result(n) bytes from `dst` on, the next
+// one `stride` bytes further; n is -1 for a mask that is not the lowest lanes.
 template <class ResultBytes>
 void issue_reduction(Op& op, Vector what, const Operand& src, uint64_t dst, int64_t stride,
                      const Lanes& lanes, ResultBytes result) {
   aligned(op, kUb, src.base, kBlock);
   op.cycles = vector_cycles(what, lanes.repeats, g_launch->current().counted);
+  const int64_t whole = result(lanes.count);
+  const int64_t last = result(lanes.last);
+  const int64_t rest = lanes.repeats - 1;
   in_parts(lanes, [&](const Lanes& part, int64_t first) {
     Operand source = src;
     source.base += first * src.repeat;
     op.num_accesses = 0;
-    Access& access = op.add(kUb, true, dst + first * stride, result(part));
-    if (stride == access.bytes) {
-      access.bytes *= static_cast<uint32_t>(part.repeats);
-    } else {
+    if (stride > whole) {
+      const int64_t bytes = part.count == lanes.count ? whole : last;
+      Access& access = op.add(kUb, true, dst + first * stride, static_cast<uint32_t>(bytes));
       access.outer = static_cast<uint32_t>(part.repeats);
       access.outer_stride = stride;
+    } else if (first == 0) {  // one stretch: all of it, or the parts might seem to overlap
+      const int64_t bytes = rest == 0 ? last : (rest - 1) * stride + std::max(whole, stride + last);
+      op.add(kUb, true, dst, static_cast<uint32_t>(bytes));
     }
     add_lanes(op, false, source, part, true);
-    put_lanes(op, part);
+    put_lanes(op, part, first);
     put_operand(op, kArgSrc - kArgOperands, source);
     op.arg[kArgDst] = static_cast<int64_t>(dst + first * stride);
     op.arg[kArgStride] = stride;
-    op.arg[kArgFirst] = first;
     if (first > 0) op.cycles = 0;  // counted with the first part
     g_launch->issue(op);
   });
 }
 
-// ---- Comparison and selection -------------------------------------------------------------------------
+// ---- Comparison and selection
+// -------------------------------------------------------------------------
 
 template <class T>
 bool holds(Compare what, T a, T b) {
   switch (what) {
-    case Compare::kEq: return a == b;
-    case Compare::kNe: return a != b;
-    case Compare::kLt: return a < b;
-    case Compare::kGt: return a > b;
-    case Compare::kLe: return a <= b;
-    case Compare::kGe: return a >= b;
+    case Compare::kEq:
+      return a == b;
+    case Compare::kNe:
+      return a != b;
+    case Compare::kLt:
+      return a < b;
+    case Compare::kGt:
+      return a > b;
+    case Compare::kLe:
+      return a <= b;
+    case Compare::kGe:
+      return a >= b;
   }
   return false;
 }
@@ -298,14 +318,18 @@ void run_compare_to(Core& core, const Op& op) {
 
 Execute comparer(Type type, bool scalar) {
   switch (type) {
-    case Type::kF32: return scalar ? run_compare_to<float, true> : run_compare_to<float, false>;
-    case Type::kF16: return scalar ? run_compare_to<half, true> : run_compare_to<half, false>;
-    default: return scalar ? run_compare_to<int32_t, true> : run_compare_to<int32_t, false>;
+    case Type::kF32:
+      return scalar ? run_compare_to<float, true> : run_compare_to<float, false>;
+    case Type::kF16:
+      return scalar ? run_compare_to<half, true> : run_compare_to<half, false>;
+    default:
+      return scalar ? run_compare_to<int32_t, true> : run_compare_to<int32_t, false>;
   }
 }
 
-// Issues a comparison into UB of operands[1] with operands[2] or a scalar. The mask has no effect on it,
-// and neither have dst's strides: the bits of the repeats follow each other (Ascend C, asc_eq_scalar).
+// Issues a comparison into UB of operands[1] with operands[2] or a scalar. The mask has no effect
+// on it, and neither have dst's strides: the bits of the repeats follow each other (Ascend C,
+// asc_eq_scalar).
 void issue_compare_to(Op& op, Type type, int64_t repeats, const Operand* operands, int count) {
   const Core& core = g_launch->current();
   if (core.counted) not_modelled("comparison into UB in counter mode", op.site);
@@ -324,11 +348,12 @@ void issue_compare_to(Op& op, Type type, int64_t repeats, const Operand* operand
   g_launch->issue(op);
 }
 
-// Operands: dst, src0, src1. Where the bit of a lane is set, src0; else src1 or in mode 1 the scalar. Bits
-// of mode 0 are the register's, in every repeat; of the others in UB, on and on through the repeats: mode
-// 1 has them at src1 and a scalar in the register, mode 2 their address in the register.
+// Operands: dst, src0, src1. Where the bit of a lane is set, src0; else src1 or in mode 1 the
+// scalar. Bits of mode 0 are the register's, in every repeat; of the others in UB, on and on
+// through the repeats: mode 1 has them at src1 and a scalar in the register, mode 2 their address
+// in the register.
 constexpr int kArgMode = kArgOperands + 4;
-constexpr int kArgFirstLane = kArgOperands + 5;
+constexpr int kArgBits = kArgOperands + 5;
 
 template <class T>
 void run_select(Core& core, const Op& op) {
@@ -343,13 +368,13 @@ void run_select(Core& core, const Op& op) {
   const int64_t mode = op.arg[kArgMode];
   const auto* const held = reinterpret_cast<const uint8_t*>(state.compare);
   const uint8_t* bits = held;
-  if (mode == 1) bits = ub + src1.base;
-  if (mode == 2) {
-    const uint64_t place = static_cast<uint32_t>(state.compare[0]);
-    const int64_t first = op.arg[kArgFirstLane];
-    const int64_t end = first + (lanes.repeats - 1) * kPer + (lanes.last < 0 ? kPer : lanes.last);
-    if (!touch(core, op, false, place + first / 8, static_cast<uint32_t>((end + 7) / 8 - first / 8))) return;
-    bits = ub + place + first / 8;
+  if (mode != 0) {
+    const uint64_t place = (mode == 1 ? static_cast<uint64_t>(op.arg[kArgBits])
+                                      : static_cast<uint32_t>(state.compare[0])) +
+                           op.arg[kArgFirst] * kPer / 8;
+    const int64_t count = (lanes.repeats - 1) * kPer + (lanes.last < 0 ? kPer : lanes.last);
+    if (!touch(core, op, false, place, static_cast<uint32_t>((count + 7) / 8))) return;
+    bits = ub + place;
   }
   for (int64_t r = 0; r < lanes.repeats; ++r) {
     const int count = lanes.in(r);
@@ -367,7 +392,8 @@ void run_select(Core& core, const Op& op) {
   }
 }
 
-// ---- Spreading and collecting -------------------------------------------------------------------------
+// ---- Spreading and collecting
+// -------------------------------------------------------------------------
 
 template <class T>
 void run_broadcast(Core& core, const Op& op) {
@@ -421,10 +447,14 @@ constexpr int kArgPattern = kArgOperands + 4;
 
 bool in_pattern(int pattern, int lane) {
   switch (pattern) {  // Ascend C, GatherMask
-    case 1: return lane % 2 == 0;
-    case 2: return lane % 2 == 1;
-    case 7: return true;
-    default: return lane % 4 == pattern - 3;
+    case 1:
+      return lane % 2 == 0;
+    case 2:
+      return lane % 2 == 1;
+    case 7:
+      return true;
+    default:
+      return lane % 4 == pattern - 3;
   }
 }
 
@@ -470,7 +500,8 @@ void run_get_mask(Core& core, const Op& op) {
 
 }  // namespace
 
-// ---- Builtins -----------------------------------------------------------------------------------------
+// ---- Builtins
+// -----------------------------------------------------------------------------------------
 
 void vector_reduce(const char* name, Vector what, Type type, int order, uint64_t dst, uint64_t src,
                    F8 repeat, F16 dst_repeat, F16 src_block, F16 src_repeat, Site site) {
@@ -494,7 +525,7 @@ void vector_reduce(const char* name, Vector what, Type type, int order, uint64_t
   }
   issue_reduction(op, what, source, dst, take(op, "dstRepeatStride", dst_repeat) * unit,
                   lanes_of(g_launch->current(), repeats, kRepeatBytes / size),
-                  [unit](const Lanes&) { return unit; });
+                  [unit](int) { return unit; });
 }
 
 void vector_accumulate(const char* name, Type type, uint64_t dst, uint64_t src, F8 repeat,
@@ -508,11 +539,11 @@ void vector_accumulate(const char* name, Type type, uint64_t dst, uint64_t src, 
   op.execute = type == Type::kF32 ? run_accumulate<float> : run_accumulate<half>;
   issue_reduction(op, Vector::kReduceAdd, source, dst, 0,
                   lanes_of(g_launch->current(), repeats, kRepeatBytes / size),
-                  [size](const Lanes&) { return size; });
+                  [size](int) { return size; });
 }
 
-void vector_reduce_part(const char* name, Vector what, Type type, uint64_t dst, uint64_t src, F8 repeat,
-                        F16 dst_repeat, F16 src_block, F16 src_repeat, Site site) {
+void vector_reduce_part(const char* name, Vector what, Type type, uint64_t dst, uint64_t src,
+                        F8 repeat, F16 dst_repeat, F16 src_block, F16 src_repeat, Site site) {
   Op op = make_op(name, kV, site);
   const int size = size_of(type);
   const int per = kRepeatBytes / size;
@@ -523,16 +554,15 @@ void vector_reduce_part(const char* name, Vector what, Type type, uint64_t dst, 
   // Eight results are one unit in half too: 16 bytes (Ascend C, asc_datablock_reduce_max).
   aligned(op, kUb, dst, std::min(kBlock, per / group * size));
   op.execute = type == Type::kF32 ? part_of<float>(what) : part_of<half>(what);
-  issue_reduction(op, what, source, dst,
-                  take(op, "dstRepeatStride", dst_repeat) * (per / group * size),
-                  lanes_of(g_launch->current(), repeats, per), [=](const Lanes& part) {
-                    return ((part.count < 0 ? per : part.count) + group - 1) / group * size;
-                  });
+  issue_reduction(
+      op, what, source, dst, take(op, "dstRepeatStride", dst_repeat) * (per / group * size),
+      lanes_of(g_launch->current(), repeats, per),
+      [=](int count) { return ((count < 0 ? per : count) + group - 1) / group * size; });
 }
 
-void vector_compare(const char* name, Compare what, Type type, uint64_t src0, uint64_t src1, F8 repeat,
-                    F8 dst_block, F8 src0_block, F8 src1_block, F8 dst_repeat, F8 src0_repeat,
-                    F8 src1_repeat, Site site) {
+void vector_compare(const char* name, Compare what, Type type, uint64_t src0, uint64_t src1,
+                    F8 repeat, F8 dst_block, F8 src0_block, F8 src1_block, F8 dst_repeat,
+                    F8 src0_repeat, F8 src1_repeat, Site site) {
   Op op = make_op(name, kV, site);
   // One repeat, whatever the argument; lanes that are off keep their bits (Ascend C, asc_eq).
   take(op, "repeat", repeat);
@@ -608,9 +638,9 @@ void get_compare_mask(uint64_t dst, Site site) {
   g_launch->issue(op);
 }
 
-void vector_select(const char* name, int mode, Type type, uint64_t dst, uint64_t src0, uint64_t src1,
-                   F8 repeat, F8 dst_block, F8 src0_block, F8 src1_block, F8 dst_repeat, F8 src0_repeat,
-                   F8 src1_repeat, Site site) {
+void vector_select(const char* name, int mode, Type type, uint64_t dst, uint64_t src0,
+                   uint64_t src1, F8 repeat, F8 dst_block, F8 src0_block, F8 src1_block,
+                   F8 dst_repeat, F8 src0_repeat, F8 src1_repeat, Site site) {
   Op op = make_op(name, kV, site);
   const int size = size_of(type);
   const int per = kRepeatBytes / size;
@@ -621,30 +651,12 @@ void vector_select(const char* name, int mode, Type type, uint64_t dst, uint64_t
                                take(op, "src0RepeatStride", src0_repeat) * kBlock},
                               {src1, size, take(op, "src1BlockStride", src1_block) * kBlock,
                                take(op, "src1RepeatStride", src1_repeat) * kBlock}};
-  for (const Operand& operand : operands) aligned(op, kUb, operand.base, kBlock);
   op.arg[kArgMode] = mode;
+  op.arg[kArgBits] = static_cast<int64_t>(src1);
+  if (mode == 1) aligned(op, kUb, src1, kBlock);
   op.execute = type == Type::kF32 ? run_select<float> : run_select<half>;
-  const Lanes lanes = lanes_of(g_launch->current(), repeats, per);
-  op.cycles = vector_cycles(Vector::kSelect, lanes.repeats, false);
-  in_parts(lanes, [&](const Lanes& part, int64_t first) {
-    op.num_accesses = 0;
-    for (int i = 0; i < 3; ++i) {
-      Operand operand = operands[i];
-      if (i == 2 && mode == 1) {  // bits, one after the other
-        operand.base += first * per / 8;
-        const int64_t bits = (part.repeats - 1) * per + (part.last < 0 ? per : part.last);
-        op.add(kUb, false, operand.base, static_cast<uint32_t>((bits + 7) / 8));
-      } else {
-        operand.base += first * operand.repeat;
-        add_lanes(op, i == 0, operand, part, i == 0);
-      }
-      put_operand(op, i, operand);
-    }
-    put_lanes(op, part);
-    op.arg[kArgFirstLane] = first * per;
-    if (first > 0) op.cycles = 0;
-    g_launch->issue(op);
-  });
+  issue_lanes(op, Vector::kSelect, lanes_of(g_launch->current(), repeats, per), operands,
+              mode == 1 ? 2 : 3);
 }
 
 void vector_broadcast(const char* name, Type type, uint64_t dst, uint64_t src, F16 dst_block,
@@ -678,17 +690,16 @@ void vector_gather(const char* name, Type type, uint64_t dst, uint64_t offsets, 
   const int size = size_of(type);
   const int per = kRepeatBytes / size;
   const int64_t repeats = take(op, "repeat", repeat);
-  const Operand operands[] = {
-      {dst, size, kBlock, take(op, "dstRepeatStride", dst_repeat) * kBlock},
-      {offsets, 4, kBlock, per * 4}};
+  const Operand operands[] = {{dst, size, kBlock, take(op, "dstRepeatStride", dst_repeat) * kBlock},
+                              {offsets, 4, kBlock, per * 4}};
   op.arg[kArgScalar] = take(op, "offsetAddr", base);
   op.execute = size == 4 ? run_gather<uint32_t> : run_gather<uint16_t>;
   issue_lanes(op, Vector::kGather, lanes_of(g_launch->current(), repeats, per), operands, 2);
 }
 
 // Takes no mask: Ascend C resets it first, and offsets are of blocks.
-void vector_gather_blocks(const char* name, uint64_t dst, uint64_t offsets, F32 base, F16 dst_repeat,
-                          F8 dst_block, F8 repeat, Site site) {
+void vector_gather_blocks(const char* name, uint64_t dst, uint64_t offsets, F32 base,
+                          F16 dst_repeat, F8 dst_block, F8 repeat, Site site) {
   Op op = make_op(name, kV, site);
   const int64_t repeats = take(op, "repeat", repeat);
   const Operand target{dst, 1, take(op, "dstBlockStride", dst_block) * kBlock,
@@ -711,15 +722,17 @@ void vector_gather_blocks(const char* name, uint64_t dst, uint64_t offsets, F32 
   g_launch->issue(op);
 }
 
-void vector_squeeze(const char* name, Type type, uint64_t dst, uint64_t src0, uint64_t src1, F16 repeat,
-                    F8 src0_block, F8 pattern, F16 src0_repeat, F8 src1_repeat, Site site) {
+void vector_squeeze(const char* name, Type type, uint64_t dst, uint64_t src0, uint64_t src1,
+                    F16 repeat, F8 src0_block, F8 pattern, F16 src0_repeat, F8 src1_repeat,
+                    Site site) {
   Op op = make_op(name, kV, site);
   const Core& core = g_launch->current();
   const int size = size_of(type);
   const int64_t repeats = take(op, "repeat", repeat);
   const int64_t mode = take(op, "patternMode", pattern);
   at_most(op, "patternMode", mode, 7);
-  // In counter mode each repeat does as many lanes as the mask says; else 256 bytes (Ascend C, GatherMask).
+  // In counter mode each repeat does as many lanes as the mask says; else 256 bytes (Ascend C,
+  // GatherMask).
   const auto per = core.counted ? static_cast<int>(std::min<uint64_t>(core.mask[0], kMemBytes[kUb]))
                                 : kRepeatBytes / size;
   const Lanes lanes = all_lanes(repeats, per);

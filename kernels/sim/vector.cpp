@@ -1,21 +1,22 @@
-// Vector builtins that work lane by lane, and what all vector builtins share. Units and widths of the
-// arguments: cce_vector.h.
+// Vector builtins that work lane by lane, and what all vector builtins share. Units and widths of
+// the arguments: cce_vector.h.
 //
-// Chosen where the documents say nothing: arithmetic on half is done in float and rounded once; maximum,
-// minimum and relu hand a NaN on; integers wrap; multiply-add rounds once; vexp, vln, vrec and vrsqrt are
-// as precise as the host (the chip's own error is not modelled). Values beyond half's range become
-// infinite, as with CTRL[48] = 1 (Ascend C, SetCtrlSpr: the mode that keeps INF and NAN).
-#include "lanes.h"
-
+// Chosen where the documents say nothing: arithmetic on half is done in float and rounded once;
+// maximum, minimum and relu hand a NaN on; integers wrap; multiply-add rounds once; vexp, vln, vrec
+// and vrsqrt are as precise as the host (the chip's own error is not modelled). Values beyond
+// half's range become infinite, as with CTRL[48] = 1 (Ascend C, SetCtrlSpr: the mode that keeps INF
+// and NAN).
 #include <cmath>
 
+#include "lanes.h"
 #include "shadow.h"
 
 namespace sim {
 namespace {
 
-// Cycles of an isolated operation: slope * repeat + fixed. PTO (hw-native-sys/pto-isa, cost model a2a3,
-// cce_costmodel_vector_*.hpp); `fixed` is its head and tail together. Those marked 910B3 are measured.
+// Cycles of an isolated operation: slope * repeat + fixed. PTO (hw-native-sys/pto-isa, cost model
+// a2a3, cce_costmodel_vector_*.hpp); `fixed` is its head and tail together. Those marked 910B3 are
+// measured.
 struct Cost {
   float slope;
   float fixed;
@@ -77,7 +78,8 @@ static_assert(std::size(kCosts) == static_cast<size_t>(Vector::kCount));
 // What counter mode adds to the two-source arithmetic (PTO, kCountModeFloorCycles).
 constexpr float kCountedFloor = 16;
 
-// ---- Functions of a lane ------------------------------------------------------------------------------
+// ---- Functions of a lane
+// ------------------------------------------------------------------------------
 
 // Integer arithmetic that wraps.
 template <class T>
@@ -85,19 +87,19 @@ using Unsigned = std::conditional_t<std::is_integral_v<T>, uint32_t, T>;
 
 template <class T>
 T larger(T a, T b) {
-  return (a > b) | (a != a) ? a : b;  // NaN in either: NaN
+  return ((a > b) | (a != a)) ? a : b;  // NaN in either: NaN
 }
 template <class T>
 T smaller(T a, T b) {
-  return (a < b) | (a != a) ? a : b;
+  return ((a < b) | (a != a)) ? a : b;
 }
 template <class T>
 T relu(T x) {
   return x <= 0 ? T(0) : x;
 }
 
-// 2^k p(r) with x = k ln 2 + r, |r| <= ln 2 / 2; p is Taylor's to the seventh power, whose remainder is
-// below 2^-27. No branch and no call, so that it vectorises.
+// 2^k p(r) with x = k ln 2 + r, |r| <= ln 2 / 2; p is Taylor's to the seventh power, whose
+// remainder is below 2^-27. No branch and no call, so that it vectorises.
 inline float exponential(float x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0x1.62e4p-1f;  // 15 bits: its product with k is exact
@@ -155,7 +157,8 @@ struct Lane {
     } else {
       constexpr uint32_t kBits = 8 * sizeof(T);
       if constexpr (kWhat == Vector::kNot) return static_cast<T>(~a);
-      if constexpr (kWhat == Vector::kShl) return distance < kBits ? static_cast<T>(U(a) << distance) : T(0);
+      if constexpr (kWhat == Vector::kShl)
+        return distance < kBits ? static_cast<T>(U(a) << distance) : T(0);
       if constexpr (kWhat == Vector::kShr) {
         if (distance < kBits) return static_cast<T>(a >> distance);
         return a < 0 ? T(-1) : T(0);
@@ -199,11 +202,16 @@ constexpr Execute kRun = run_lanes<Lane<kWhat, WorkOf<D>>, D, S...>;
 template <Vector kWhat>
 Execute arithmetic(Type type) {
   switch (type) {
-    case Type::kF32: return kRun<kWhat, float, float, float>;
-    case Type::kF16: return kRun<kWhat, half, half, half>;
-    case Type::kI32: return kRun<kWhat, int32_t, int32_t, int32_t>;
-    case Type::kI16: return kRun<kWhat, int16_t, int16_t, int16_t>;
-    default: return nullptr;
+    case Type::kF32:
+      return kRun<kWhat, float, float, float>;
+    case Type::kF16:
+      return kRun<kWhat, half, half, half>;
+    case Type::kI32:
+      return kRun<kWhat, int32_t, int32_t, int32_t>;
+    case Type::kI16:
+      return kRun<kWhat, int16_t, int16_t, int16_t>;
+    default:
+      return nullptr;
   }
 }
 
@@ -216,22 +224,35 @@ Execute multiply_add(Type to, Type from) {
 
 Execute two_sources(Vector what, Type to, Type from) {
   switch (what) {
-    case Vector::kAdd: return arithmetic<Vector::kAdd>(to);
-    case Vector::kSub: return arithmetic<Vector::kSub>(to);
-    case Vector::kMul: return arithmetic<Vector::kMul>(to);
-    case Vector::kMax: return arithmetic<Vector::kMax>(to);
-    case Vector::kMin: return arithmetic<Vector::kMin>(to);
-    case Vector::kAddRelu: return arithmetic<Vector::kAddRelu>(to);
-    case Vector::kSubRelu: return arithmetic<Vector::kSubRelu>(to);
+    case Vector::kAdd:
+      return arithmetic<Vector::kAdd>(to);
+    case Vector::kSub:
+      return arithmetic<Vector::kSub>(to);
+    case Vector::kMul:
+      return arithmetic<Vector::kMul>(to);
+    case Vector::kMax:
+      return arithmetic<Vector::kMax>(to);
+    case Vector::kMin:
+      return arithmetic<Vector::kMin>(to);
+    case Vector::kAddRelu:
+      return arithmetic<Vector::kAddRelu>(to);
+    case Vector::kSubRelu:
+      return arithmetic<Vector::kSubRelu>(to);
     case Vector::kDiv:
       return to == Type::kF32 ? kRun<Vector::kDiv, float, float, float>
                               : kRun<Vector::kDiv, half, half, half>;
-    case Vector::kAnd: return kRun<Vector::kAnd, uint16_t, uint16_t, uint16_t>;
-    case Vector::kOr: return kRun<Vector::kOr, uint16_t, uint16_t, uint16_t>;
-    case Vector::kMla: return multiply_add<Vector::kMla>(to, from);
-    case Vector::kMadd: return multiply_add<Vector::kMadd>(to, from);
-    case Vector::kMaddRelu: return multiply_add<Vector::kMaddRelu>(to, from);
-    default: return nullptr;
+    case Vector::kAnd:
+      return kRun<Vector::kAnd, uint16_t, uint16_t, uint16_t>;
+    case Vector::kOr:
+      return kRun<Vector::kOr, uint16_t, uint16_t, uint16_t>;
+    case Vector::kMla:
+      return multiply_add<Vector::kMla>(to, from);
+    case Vector::kMadd:
+      return multiply_add<Vector::kMadd>(to, from);
+    case Vector::kMaddRelu:
+      return multiply_add<Vector::kMaddRelu>(to, from);
+    default:
+      return nullptr;
   }
 }
 
@@ -242,62 +263,89 @@ Execute floating(Type type) {
 
 Execute one_source(Vector what, Type type) {
   switch (what) {
-    case Vector::kAbs: return floating<Vector::kAbs>(type);
-    case Vector::kExp: return floating<Vector::kExp>(type);
-    case Vector::kLn: return floating<Vector::kLn>(type);
-    case Vector::kRec: return floating<Vector::kRec>(type);
-    case Vector::kSqrt: return floating<Vector::kSqrt>(type);
-    case Vector::kRsqrt: return floating<Vector::kRsqrt>(type);
+    case Vector::kAbs:
+      return floating<Vector::kAbs>(type);
+    case Vector::kExp:
+      return floating<Vector::kExp>(type);
+    case Vector::kLn:
+      return floating<Vector::kLn>(type);
+    case Vector::kRec:
+      return floating<Vector::kRec>(type);
+    case Vector::kSqrt:
+      return floating<Vector::kSqrt>(type);
+    case Vector::kRsqrt:
+      return floating<Vector::kRsqrt>(type);
     case Vector::kRelu:
       return type == Type::kI32 ? kRun<Vector::kRelu, int32_t, int32_t>
                                 : floating<Vector::kRelu>(type);
-    case Vector::kNot: return kRun<Vector::kNot, uint16_t, uint16_t>;
+    case Vector::kNot:
+      return kRun<Vector::kNot, uint16_t, uint16_t>;
     case Vector::kCopy:
       return size_of(type) == 4 ? kRun<Vector::kCopy, uint32_t, uint32_t>
                                 : kRun<Vector::kCopy, uint16_t, uint16_t>;
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
 template <Vector kWhat>
 Execute with_scalar(Type type) {
   switch (type) {
-    case Type::kF32: return kRun<kWhat, float, float>;
-    case Type::kF16: return kRun<kWhat, half, half>;
-    case Type::kI32: return kRun<kWhat, int32_t, int32_t>;
-    case Type::kI16: return kRun<kWhat, int16_t, int16_t>;
-    default: return nullptr;
+    case Type::kF32:
+      return kRun<kWhat, float, float>;
+    case Type::kF16:
+      return kRun<kWhat, half, half>;
+    case Type::kI32:
+      return kRun<kWhat, int32_t, int32_t>;
+    case Type::kI16:
+      return kRun<kWhat, int16_t, int16_t>;
+    default:
+      return nullptr;
   }
 }
 
 template <Vector kWhat>
 Execute shift(Type type) {
   switch (type) {
-    case Type::kI32: return kRun<kWhat, int32_t, int32_t>;
-    case Type::kI16: return kRun<kWhat, int16_t, int16_t>;
-    case Type::kU32: return kRun<kWhat, uint32_t, uint32_t>;
-    case Type::kU16: return kRun<kWhat, uint16_t, uint16_t>;
-    default: return nullptr;
+    case Type::kI32:
+      return kRun<kWhat, int32_t, int32_t>;
+    case Type::kI16:
+      return kRun<kWhat, int16_t, int16_t>;
+    case Type::kU32:
+      return kRun<kWhat, uint32_t, uint32_t>;
+    case Type::kU16:
+      return kRun<kWhat, uint16_t, uint16_t>;
+    default:
+      return nullptr;
   }
 }
 
 Execute scalar_form(Vector what, Type to, Type from) {
   switch (what) {
-    case Vector::kAdds: return with_scalar<Vector::kAdds>(to);
-    case Vector::kMuls: return with_scalar<Vector::kMuls>(to);
-    case Vector::kMaxs: return with_scalar<Vector::kMaxs>(to);
-    case Vector::kMins: return with_scalar<Vector::kMins>(to);
-    case Vector::kLeakyRelu: return floating<Vector::kLeakyRelu>(to);
+    case Vector::kAdds:
+      return with_scalar<Vector::kAdds>(to);
+    case Vector::kMuls:
+      return with_scalar<Vector::kMuls>(to);
+    case Vector::kMaxs:
+      return with_scalar<Vector::kMaxs>(to);
+    case Vector::kMins:
+      return with_scalar<Vector::kMins>(to);
+    case Vector::kLeakyRelu:
+      return floating<Vector::kLeakyRelu>(to);
     case Vector::kAxpy:
       if (to == Type::kF16) return kRun<Vector::kAxpy, half, half, half>;
       if (from == Type::kF32) return kRun<Vector::kAxpy, float, float, float>;
       return kRun<Vector::kAxpy, float, half, float>;
-    case Vector::kShl: return shift<Vector::kShl>(to);
-    case Vector::kShr: return shift<Vector::kShr>(to);
-    case Vector::kShrRound: return shift<Vector::kShrRound>(to);
+    case Vector::kShl:
+      return shift<Vector::kShl>(to);
+    case Vector::kShr:
+      return shift<Vector::kShr>(to);
+    case Vector::kShrRound:
+      return shift<Vector::kShrRound>(to);
     case Vector::kDup:
       return size_of(to) == 4 ? kRun<Vector::kDup, uint32_t> : kRun<Vector::kDup, uint16_t>;
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -313,7 +361,8 @@ bool reads_destination(Vector what) {
 
 }  // namespace
 
-// ---- Shared by all vector builtins (lanes.h) ----------------------------------------------------------
+// ---- Shared by all vector builtins (lanes.h)
+// ----------------------------------------------------------
 
 float vector_cycles(Vector what, int64_t repeats, bool counted) {
   const Cost& cost = kCosts[static_cast<size_t>(what)];
@@ -346,24 +395,32 @@ Lanes lanes_of(const Core& core, int64_t repeat, int per) {
   return lanes;
 }
 
+int64_t one_stretch(const Operand& operand, const Lanes& lanes) {
+  const int64_t whole = int64_t{lanes.count} * operand.size;
+  const int64_t last = int64_t{lanes.last} * operand.size;
+  if (lanes.count < 0 || (operand.block != kBlock && whole > kBlock)) return 0;
+  if (lanes.repeats == 1) return last;
+  if (operand.repeat > whole) return 0;
+  return (lanes.repeats - 2) * operand.repeat + std::max(whole, operand.repeat + last);
+}
+
 void add_lanes(Op& op, bool write, const Operand& operand, const Lanes& lanes, bool exact) {
   const int size = operand.size;
+  if (const int64_t bytes = one_stretch(operand, lanes); bytes > 0) {
+    op.add(kUb, write, operand.base, static_cast<uint32_t>(bytes));
+    return;
+  }
   const auto add = [&](int64_t offset, int64_t bytes, int64_t inner) {
     Access& access = op.add(kUb, write, operand.base + offset, static_cast<uint32_t>(bytes));
     access.inner = static_cast<uint32_t>(inner);
     access.inner_stride = operand.block;
-    if (lanes.repeats > 1 && operand.repeat == bytes && inner == 1 && offset == 0) {
-      access.bytes = static_cast<uint32_t>(bytes * lanes.repeats);
+    if (inner == 1 && operand.repeat <= bytes) {  // repeats that meet or overlap
+      access.bytes += static_cast<uint32_t>(operand.repeat * (lanes.repeats - 1));
     } else if (operand.repeat != 0) {
       access.outer = static_cast<uint32_t>(lanes.repeats);
       access.outer_stride = operand.repeat;
     }
   };
-  if (lanes.last != lanes.count) {  // issue_lanes sees to it that this is one stretch
-    op.add(kUb, write, operand.base,
-           static_cast<uint32_t>(((lanes.repeats - 1) * lanes.per + lanes.last) * size));
-    return;
-  }
   int first = 0;
   int end = lanes.count;
   if (lanes.count < 0) {  // from the first block with a lane that is on to the last one
@@ -387,12 +444,14 @@ void issue_lanes(Op& op, Vector what, const Lanes& lanes, const Operand* operand
   if (lanes.repeats == 0) return;
   op.cycles = vector_cycles(what, lanes.repeats, g_launch->current().counted);
   Operand placed[kMaxArgs];
-  bool contiguous = true;
+  int64_t stretch[kMaxArgs];
+  bool all_stretches = true;
   for (int i = 0; i < count; ++i) {
     placed[i] = operands[i];
     aligned(op, kUb, placed[i].base, kBlock);
     placed[i].base -= placed[i].base % kBlock;
-    contiguous = contiguous && placed[i].contiguous(lanes.repeats, lanes.per);
+    stretch[i] = one_stretch(placed[i], lanes);
+    all_stretches = all_stretches && stretch[i] > 0;
   }
   const auto issue = [&](const Lanes& part, int64_t first) {
     op.num_accesses = 0;
@@ -401,16 +460,20 @@ void issue_lanes(Op& op, Vector what, const Lanes& lanes, const Operand* operand
       Operand operand = placed[i];
       operand.base += first * operand.repeat;
       const int before = op.num_accesses;
-      add_lanes(op, i == 0, operand, part, spare > 0);
-      spare -= op.num_accesses - before - 1;
+      if (stretch[i] == 0) {
+        add_lanes(op, i == 0, operand, part, spare > 0);
+        spare -= op.num_accesses - before - 1;
+      } else if (first == 0) {  // the whole of it, or the parts might seem to overlap
+        op.add(kUb, i == 0, operand.base, static_cast<uint32_t>(stretch[i]));
+      }
       put_operand(op, i, operand);
     }
-    put_lanes(op, part);
+    put_lanes(op, part, first);
     if (first > 0) op.cycles = 0;  // counted with the first part
     g_launch->issue(op);
   };
-  // A last repeat that is shorter fits in the same accesses only if they are one stretch.
-  if (contiguous && lanes.repeats > 0) {
+  // A last repeat that is shorter fits in the same accesses only if they are stretches.
+  if (all_stretches) {
     issue(lanes, 0);
   } else {
     in_parts(lanes, issue);
@@ -435,24 +498,26 @@ bool touch(Core& core, const Op& op, bool write, uint64_t base, uint32_t bytes) 
   return true;
 }
 
-// ---- Builtins -----------------------------------------------------------------------------------------
+// ---- Builtins
+// -----------------------------------------------------------------------------------------
 
 void vector_binary(const char* name, Vector what, Type to, Type from, uint64_t dst, uint64_t src0,
-                   uint64_t src1, F8 repeat, F8 dst_block, F8 src0_block, F8 src1_block, F8 dst_repeat,
-                   F8 src0_repeat, F8 src1_repeat, Site site) {
+                   uint64_t src1, F8 repeat, F8 dst_block, F8 src0_block, F8 src1_block,
+                   F8 dst_repeat, F8 src0_repeat, F8 src1_repeat, Site site) {
   Op op = make_op(name, kV, site);
   const int64_t repeats = take(op, "repeat", repeat);
   const Operand target{dst, size_of(to), take(op, "dstBlockStride", dst_block) * kBlock,
                        take(op, "dstRepeatStride", dst_repeat) * kBlock};
-  const Operand operands[] = {target,
-                              {src0, size_of(from), take(op, "src0BlockStride", src0_block) * kBlock,
-                               take(op, "src0RepeatStride", src0_repeat) * kBlock},
-                              {src1, size_of(from), take(op, "src1BlockStride", src1_block) * kBlock,
-                               take(op, "src1RepeatStride", src1_repeat) * kBlock},
-                              target};
+  const Operand operands[] = {
+      target,
+      {src0, size_of(from), take(op, "src0BlockStride", src0_block) * kBlock,
+       take(op, "src0RepeatStride", src0_repeat) * kBlock},
+      {src1, size_of(from), take(op, "src1BlockStride", src1_block) * kBlock,
+       take(op, "src1RepeatStride", src1_repeat) * kBlock},
+      target};
   op.execute = two_sources(what, to, from);
-  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(to)), operands,
-              reads_destination(what) ? 4 : 3);
+  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(to)),
+              operands, reads_destination(what) ? 4 : 3);
 }
 
 void vector_unary(const char* name, Vector what, Type type, uint64_t dst, uint64_t src, F8 repeat,
@@ -464,8 +529,8 @@ void vector_unary(const char* name, Vector what, Type type, uint64_t dst, uint64
                               {src, size_of(type), take(op, "srcBlockStride", src_block) * kBlock,
                                take(op, "srcRepeatStride", src_repeat) * kBlock}};
   op.execute = one_source(what, type);
-  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(type)), operands,
-              2);
+  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(type)),
+              operands, 2);
 }
 
 void vector_scalar(const char* name, Vector what, Type to, Type from, uint64_t dst, uint64_t src,
@@ -485,8 +550,8 @@ void vector_scalar(const char* name, Vector what, Type to, Type from, uint64_t d
   op.arg[kArgScalar] = widened(from, what == Vector::kDup, scalar);
   op.execute = scalar_form(what, to, from);
   const int count = what == Vector::kDup ? 1 : reads_destination(what) ? 3 : 2;
-  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(to)), operands,
-              count);
+  issue_lanes(op, what, lanes_of(g_launch->current(), repeats, kRepeatBytes / size_of(to)),
+              operands, count);
 }
 
 }  // namespace sim
