@@ -13,6 +13,7 @@
 #include <map>
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -268,6 +269,8 @@ class Launch {
  private:
   static void fiber_main();
   bool in_bounds(const Core& core, const Op& op);
+  void report_bounds(const Core& core, const Op& op, const Access& access, uint64_t begin,
+                     uint64_t end);
   void save_before(const Op& op);
   bool dropped(const char* name, const Site& site);
   uint32_t record(const Op& op, bool blocks_scalar);
@@ -302,6 +305,7 @@ class Launch {
   std::string failure_;
   std::map<uint64_t, Saved> journal_;   // by page
   std::vector<std::string> unwritten_;  // sites that read local memory which nothing has written
+  std::set<std::pair<const char*, int>> unwritten_at_;
   const uint64_t* args_ = nullptr;
   void (*entries_[2])(const uint64_t*) = {};
 };

@@ -155,10 +155,8 @@ void Launch::find_at(const std::string& key, Finding finding) {
 }
 
 void Launch::note_unwritten(const Op& op) {
-  const std::string text = site_text(op.site) + " (" + op.name + ")";
-  if (std::find(unwritten_.begin(), unwritten_.end(), text) == unwritten_.end()) {
-    unwritten_.push_back(text);
-  }
+  if (!unwritten_at_.insert({op.site.file, op.site.line}).second) return;
+  unwritten_.push_back(site_text(op.site) + " (" + op.name + ")");
 }
 
 // Keeps what a store to GM will overwrite, page by page, so that a launch can be repeated.
@@ -231,32 +229,42 @@ bool Launch::in_bounds(const Core& core, const Op& op) {
     const int64_t outer = a.outer_stride * (a.outer - 1);
     const uint64_t begin = a.base + std::min<int64_t>(inner, 0) + std::min<int64_t>(outer, 0);
     const uint64_t end = a.base + std::max<int64_t>(inner, 0) + std::max<int64_t>(outer, 0) + a.bytes;
-    std::ostringstream text;
-    text << core_text(core) << " " << kPipeNames[op.pipe] << " " << (a.write ? "writes" : "reads")
-         << " at " << site_text(op.site) << " (" << op.name << ") ";
     if (a.mem != kGm) {
       if (core.mem[a.mem] != nullptr && end <= kMemBytes[a.mem] && begin < end) continue;
-      text << kMemNames[a.mem] << "[" << begin << ", " << end << "), ";
-      if (core.mem[a.mem] == nullptr) {
-        text << "a memory that this core does not have";
-      } else {
-        text << "which has " << kMemBytes[a.mem] << " bytes";
-      }
     } else {
       const Region* region = region_of(begin);
       if (region != nullptr && end <= region->end) continue;
-      for (const Region& candidate : regions_) {
-        if (region == nullptr || candidate.begin <= begin) region = &candidate;
-      }
-      text << "GM " << (region ? region->name : "") << "[" << int64_t(begin - (region ? region->begin : 0))
-           << ", " << int64_t(end - (region ? region->begin : 0)) << "), which has "
-           << (region ? region->end - region->begin : 0) << " bytes";
     }
-    // One finding a site, or a loop would fill the report.
-    find_at("out of bounds " + site_text(op.site) + op.name, {"out of bounds", "", 0, 0, text.str()});
+    report_bounds(core, op, a, begin, end);
     good = false;
   }
   return good;
+}
+
+void Launch::report_bounds(const Core& core, const Op& op, const Access& a, uint64_t begin,
+                           uint64_t end) {
+  std::ostringstream text;
+  text << core_text(core) << " " << kPipeNames[op.pipe] << " " << (a.write ? "writes" : "reads")
+       << " at " << site_text(op.site) << " (" << op.name << ") ";
+  if (a.mem != kGm) {
+    text << kMemNames[a.mem] << "[" << begin << ", " << end << "), ";
+    if (core.mem[a.mem] == nullptr) {
+      text << "a memory that this core does not have";
+    } else {
+      text << "which has " << kMemBytes[a.mem] << " bytes";
+    }
+  } else if (regions_.empty()) {
+    text << "GM, and there is no tensor";
+  } else {
+    const Region* region = &regions_.front();  // the nearest below, else the first
+    for (const Region& candidate : regions_) {
+      if (candidate.begin <= begin) region = &candidate;
+    }
+    text << "GM " << region->name << "[" << int64_t(begin - region->begin) << ", "
+         << int64_t(end - region->begin) << "), which has " << region->end - region->begin << " bytes";
+  }
+  // One finding a site, or a loop would fill the report.
+  find_at("out of bounds " + site_text(op.site) + op.name, {"out of bounds", "", 0, 0, text.str()});
 }
 
 uint32_t Launch::record(const Op& op, bool blocks_scalar) {
