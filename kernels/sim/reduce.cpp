@@ -113,18 +113,40 @@ void run_sum(Core& core, const Op& op) {
   }
 }
 
+// The same of a whole repeat, whose lanes that are off hold what never wins.
+template <bool kMaximum, int kPer>
+int extreme_of_repeat(const float* row, const Lanes& lanes, int in_repeat) {
+  float best[8];  // of every eighth lane, so that the loop vectorises
+  std::memcpy(best, row, sizeof best);
+  for (int lane = 8; lane < kPer; lane += 8) {
+    for (int i = 0; i < 8; ++i) {
+      const float x = row[lane + i];
+      const bool wins = kMaximum ? x > best[i] : x < best[i];
+      best[i] = ((wins | (x != x)) & (best[i] == best[i])) ? x : best[i];
+    }
+  }
+  float value = best[0];
+  for (const float x : best) value = beats(kMaximum, x, value) ? x : value;
+  for (int lane = 0; lane < kPer; ++lane) {
+    const bool found = value != value ? row[lane] != row[lane] : row[lane] == value;
+    if (found && lanes.chunk(in_repeat, lane, 1)) return lane;
+  }
+  return 0;
+}
+
 template <class T, bool kMaximum>
 void run_extreme(Core& core, const Op& op) {
   constexpr int kPer = kRepeatBytes / sizeof(T);
   const Lanes lanes = get_lanes(op, kPer);
   const Operand src = get_operand(op, kArgSrc - kArgOperands, sizeof(T));
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const int64_t first = op.arg[kArgFirst];
   VectorState& state = state_of(core);
   for (int64_t r = 0; r < lanes.repeats; ++r) {
     alignas(32) float row[kPer];
-    load_repeat<T>(core.mem[kUb], src, lanes, r, 0.f, row);
+    load_repeat<T>(core.mem[kUb], src, lanes, r, kMaximum ? -kInfinity : kInfinity, row);
     const auto index =
-        static_cast<uint32_t>(extreme_lane(kMaximum, row, lanes, lanes.in(r), 0, kPer));
+        static_cast<uint32_t>(extreme_of_repeat<kMaximum, kPer>(row, lanes, lanes.in(r)));
     const BitsOf<T> value = bits_of<T>(row[index]);
     uint8_t* const dst = core.mem[kUb] + op.arg[kArgDst] + r * op.arg[kArgStride];
     const auto narrow = static_cast<BitsOf<T>>(index);

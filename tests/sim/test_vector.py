@@ -84,7 +84,7 @@ def same(got, want, dtype, rtol=0.0):
     assert len(bad) == 0, (len(bad), bad[:5], got.view(dtype)[bad[:5]], want.view(dtype)[bad[:5]])
 
 
-# ---- The lanes of an operation ---------------------------------------------------------------------
+# ---- The lanes of an operation -------------------------------------------------------------------
 
 
 def lanes_of(mask, repeat, per):
@@ -159,7 +159,7 @@ def wide(f):
     return g
 
 
-# ---- Two sources -----------------------------------------------------------------------------------
+# ---- Two sources ---------------------------------------------------------------------------------
 
 
 def relu(x):
@@ -223,7 +223,7 @@ def test_multiply_add(kernel, case, plan, seed):
     assert clean(report, plan)
 
 
-# ---- One source, with and without a scalar ---------------------------------------------------------
+# ---- One source, with and without a scalar -------------------------------------------------------
 
 UNARY = {
     "vabs": (np.abs, FLOATS, 0),
@@ -341,11 +341,11 @@ def test_dup(kernel, type_, plan):
     assert clean(report, plan)
 
 
-# ---- Conversions -----------------------------------------------------------------------------------
+# ---- Conversions ---------------------------------------------------------------------------------
 
 
 def to_grid(x, bits, low):
-    """The spacing of a binary format with `bits` of mantissa and least exponent `low`, at each x."""
+    """The spacing at each x of a format with `bits` of mantissa and least exponent `low`."""
     exponent = np.frexp(np.where(np.isfinite(x), x, 1.0))[1] - 1
     return np.exp2(np.maximum(exponent, low) - bits)
 
@@ -502,7 +502,7 @@ def test_requantise(kernel, upper, table, plan, seed):
     )  # ties of the float sum
 
 
-# ---- Reductions ------------------------------------------------------------------------------------
+# ---- Reductions ----------------------------------------------------------------------------------
 
 
 def tree(values, dtype):
@@ -601,7 +601,7 @@ def test_partial_reduction(kernel, type_, name, plan, seed):
     assert clean(report, plan)
 
 
-# ---- Comparison and selection ----------------------------------------------------------------------
+# ---- Comparison and selection --------------------------------------------------------------------
 
 COMPARE = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "gt": np.greater, "le": np.less_equal,
@@ -691,7 +691,7 @@ def test_select(kernel, type_, plan, seed, mode):
     assert clean(report, plan)
 
 
-# ---- Spreading and collecting ----------------------------------------------------------------------
+# ---- Spreading and collecting --------------------------------------------------------------------
 
 RAW = ["uint16_t", "uint32_t"]
 
@@ -789,7 +789,7 @@ def test_transpose(kernel):
     assert report.hazards == []
 
 
-# ---- Limits and findings ---------------------------------------------------------------------------
+# ---- Limits and findings -------------------------------------------------------------------------
 
 
 def test_largest_repeat(kernel):
@@ -865,7 +865,7 @@ WRONG = [
     "vdiv((__ubuf__ int32_t*)0, (__ubuf__ int32_t*)0, (__ubuf__ int32_t*)0, 1, 1, 1, 1, 8, 8, 8);",
     "vcadd((__ubuf__ int32_t*)0, (__ubuf__ int32_t*)0, 1, 1, 1, 8, false);",
     "vconv_f322f16((__ubuf__ float*)0, (__ubuf__ half*)0, 1, 1, 1, 4, 8);",
-    "vcmpv_lt((__ubuf__ uint8_t*)0, (__ubuf__ int32_t*)0, (__ubuf__ int32_t*)0, 1, 1, 1, 1, 8, 8, 8);",
+    "vcmpv_lt((__ubuf__ uint8_t*)0, (__ubuf__ int*)0, (__ubuf__ int*)0, 1, 1, 1, 1, 8, 8, 8);",
     "vcmax((__ubuf__ float*)0, (__ubuf__ float*)0, 1, 1, 1, 8);",
 ]
 
