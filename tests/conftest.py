@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # cases.py and tolerance.py are 
 
 # The same examples in every run: a failure must be there again the next time.
 hypothesis.settings.register_profile(
-    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=60
+    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=150
 )
 hypothesis.settings.load_profile("pa_hp")
 
