@@ -1,5 +1,7 @@
-"""A pytest plugin. The root of the repository is the package pa_hp, so pytest would take it for a package
-of tests and import it under another name."""
+"""A pytest plugin: the root of the repository is not a package of tests.
+
+It is the package pa_hp, so pytest would import it once more, under the name of its directory.
+"""
 
 from pathlib import Path
 
