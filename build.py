@@ -224,11 +224,20 @@ load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def cpu_isa() -> str:
-    """Instruction set that the CPU kernel chose on this machine."""
+    """Instruction set that the CPU kernel chose on this machine.
+
+    Raises BuildError if ``PA_HP_CPU_ISA`` names one that it has not.
+    """
     load("cpu")
     function = ctypes.CDLL(str(build("cpu"))).pa_hp_cpu_isa
     function.restype = ctypes.c_char_p
-    return function().decode()
+    name = function()
+    if name is None:
+        raise BuildError(
+            f"pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got "
+            f"{os.environ.get('PA_HP_CPU_ISA')!r}; unset it to have the best one"
+        )
+    return name.decode()
 
 
 def _private_cache_dir() -> Path:

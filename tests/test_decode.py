@@ -254,6 +254,10 @@ def test_unknown_instruction_set_is_an_error():
                 pa_hp.decode(*make(named("one_token")))
             except RuntimeError as error:
                 print(error)
+        try:
+            pa_hp.build.cpu_isa()
+        except pa_hp.BuildError as error:
+            print(error)
         """,
         PA_HP_CPU_ISA="mmx",
     )
@@ -261,7 +265,11 @@ def test_unknown_instruction_set_is_an_error():
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine "
         "(baseline, avx2), got mmx"
     )
-    assert result.stdout.splitlines() == [message, message], result.stderr
+    asked = (
+        "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got 'mmx'; "
+        "unset it to have the best one"
+    )
+    assert result.stdout.splitlines() == [message, message, asked], result.stderr
 
 
 def _special(name, poke):

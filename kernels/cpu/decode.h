@@ -35,7 +35,7 @@ std::vector<Cut> partition(const DecodeParams& params, int64_t num_workers);
 void run_decode(const DecodeParams& params, const Threads& threads);
 
 // Name of the instruction set that run_decode uses: "avx2" or "baseline". PA_HP_CPU_ISA, read once,
-// chooses one by name; a name that this machine cannot run is an error.
+// chooses one by name; throws std::runtime_error if this machine cannot run it.
 const char* isa_name();
 
 }  // namespace pa_hp::cpu
