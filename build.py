@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = "libpa_hp.so"
 _FLAGS = [
     "-O3",
+    "-fopenmp",  # at::parallel_for is a template that runs serially without it
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility-inlines-hidden",
@@ -192,15 +193,27 @@ def clean() -> Path:
 
 
 _load_lock = threading.Lock()
-_loaded: set[str] = set()
+loaded: dict[str, Path] = {}  # library of every target that is in this process
+
+# OpenMP's pool of threads does not survive a fork: a parallel region in the child would wait for
+# threads that are gone. The library notices a fork after it was loaded; this is for one before.
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def load(target: str = "cpu") -> None:
     """Build `target` if need be and load it, once per process. Thread-safe. Raises BuildError."""
-    if target in _loaded:
+    if target in loaded:
         return
     with _load_lock:
-        if target in _loaded:
+        if target in loaded:
             return
         path = build(target)
         try:
@@ -213,9 +226,11 @@ def load(target: str = "cpu") -> None:
         if target == "cpu":
             from .ops import fake, namespace
 
+            if _forked:
+                ctypes.CDLL(str(path)).pa_hp_cpu_run_alone()
             fake.register()
             namespace.uninstall()
-        _loaded.add(target)
+        loaded[target] = path
 
 
 # torch.compile runs this when it traces and does not look inside (the attribute is what
@@ -229,7 +244,7 @@ def cpu_isa() -> str:
     Raises BuildError if ``PA_HP_CPU_ISA`` names one that it has not.
     """
     load("cpu")
-    function = ctypes.CDLL(str(build("cpu"))).pa_hp_cpu_isa
+    function = ctypes.CDLL(str(loaded["cpu"])).pa_hp_cpu_isa
     function.restype = ctypes.c_char_p
     name = function()
     if name is None:
@@ -307,8 +322,8 @@ import torch
 from torch.utils.cpp_extension import load
 name, directory, count = sys.argv[1:4]
 sources, flags = sys.argv[4:4 + int(count)], sys.argv[4 + int(count):]
-link = [flag for flag in flags if flag.startswith("-fsanitize")]
-if link:
+link = [flag for flag in flags if flag.startswith(("-fsanitize", "-fopenmp"))]
+if any(flag.startswith("-fsanitize") for flag in link):
     torch.ops.load_library = lambda path: None
 load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
      is_python_module=False, verbose=True)

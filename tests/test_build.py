@@ -85,7 +85,7 @@ def tiny(tmp_path, monkeypatch):
     stand_in = Tiny(tmp_path)
     monkeypatch.setattr(build, "ROOT", stand_in.root)
     monkeypatch.setattr(build, "TARGETS", TINY)
-    monkeypatch.setattr(build, "_loaded", set())
+    monkeypatch.setattr(build, "loaded", {})
     monkeypatch.setenv("PA_HP_CACHE_DIR", str(stand_in.cache))
     monkeypatch.setenv("PA_HP_CXX", str(stand_in.compiler))
     for variable in ("PA_HP_JIT", "PA_HP_VERBOSE", "PA_HP_SANITIZE"):

@@ -205,6 +205,46 @@ def test_several_python_threads_at_once():
     assert got == want * 6
 
 
+def test_uses_torch_threads():
+    """Three threads are at work where three are asked for: two more than the caller's."""
+    result = python(
+        """
+        import os
+        import numpy as np
+        import torch, pa_hp
+        pa_hp.load()
+        torch.set_num_threads(3)
+        cache = torch.from_numpy(np.ones((64, 64, 2, 64), np.float32))  # torch stays idle
+        table = torch.from_numpy(np.arange(64, dtype=np.int32)[None])
+        before = len(os.listdir("/proc/self/task"))
+        pa_hp.decode(torch.ones(1, 8, 64), cache, cache, table, torch.full((1,), 4096).int())
+        print(len(os.listdir("/proc/self/task")) - before)
+        """
+    )
+    assert result.stdout == "2\n", result.stdout + result.stderr
+
+
+def test_after_fork_before_the_library_is_loaded():
+    result = python(
+        """
+        import os, signal, sys
+        import torch
+        import pa_hp
+        from test_decode import RAGGED, make, run
+        torch.set_num_threads(2)
+        torch.ones(1 << 20).add_(1)  # torch starts its threads
+        inputs = make(RAGGED)
+        assert not pa_hp.build.loaded
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a hang ends the child
+            os._exit(0 if run(RAGGED, inputs) == run(RAGGED, inputs) else 3)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xff)
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_after_fork():
     """A forked child must not wait for the OpenMP threads of its parent."""
     result = python(

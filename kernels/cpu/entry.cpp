@@ -114,6 +114,10 @@ TORCH_LIBRARY_IMPL(pa_hp, CPU, m) {
 
 }  // namespace pa_hp::cpu
 
+extern "C" __attribute__((visibility("default"))) void pa_hp_cpu_run_alone() {
+  pa_hp::cpu::forked = true;
+}
+
 // For `python -m pa_hp info`: plain C, read through ctypes. Null if PA_HP_CPU_ISA names none of
 // this machine's, which an op says in full.
 extern "C" __attribute__((visibility("default"))) const char* pa_hp_cpu_isa() {
