@@ -63,7 +63,7 @@ def decode(
     the rest of the batch. Lengths and block ids are checked before any cache access. Runs on
     torch's threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
     differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
-    vmap loops.
+    vmap over `query` works, as a loop.
 
     Example
     -------
