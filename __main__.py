@@ -25,13 +25,13 @@ def main(argv: list[str] | None = None) -> int:
         return commands.add_parser(name, help=text, description=text)
 
     demo_parser = add("demo", "Check and time published shapes, then run a small decoder.")
-    decode.add_arguments(demo_parser)
+    decode.add_arguments(demo_parser, seconds=0.5)
 
     info_parser = add("info", "Print versions, the compiler found, SIMD level, cache directory.")
     info_parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
     bench_parser = add("bench", "Time decode against its peers.")
-    decode.add_arguments(bench_parser)
+    decode.add_arguments(bench_parser, seconds=2.0)
     bench_parser.add_argument("--suite", choices=["upstream"], default="upstream")
     bench_parser.add_argument("--device", choices=["cpu"], default="cpu")
     bench_parser.add_argument("--dtype", choices=list(decode.DTYPES), help="instead of the case's")
@@ -55,8 +55,6 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "info":
             return _info(arguments.json)
         return _build(arguments.what)
-    except ValueError as error:
-        parser.error(str(error))
     except build.BuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -83,7 +81,7 @@ def _info(as_json: bool) -> int:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "cache": str(build.cache_dir()),
-        "looked_for": "PA_HP_CXX, CXX, c++, g++, clang++",  # as build.compiler() does
+        "looked_for": ", ".join([*build.COMPILER_VARIABLES, *build.COMPILERS]),
     }
     try:
         facts["compiler"] = build.compiler()

@@ -44,6 +44,10 @@ _FLAGS = [
 _SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _LOCK_SECONDS = 900.0  # a build takes about a minute; a waiter gives up after fifteen
 
+# Where `compiler` looks, in this order.
+COMPILER_VARIABLES = ("PA_HP_CXX", "CXX")
+COMPILERS = ("c++", "g++", "clang++")
+
 # Sources per target, relative to the package; every header beside them counts into the key.
 TARGETS = {
     "cpu": [
@@ -78,7 +82,7 @@ def compiler() -> str:
 
     Raises BuildError if there is none.
     """
-    for variable in ("PA_HP_CXX", "CXX"):
+    for variable in COMPILER_VARIABLES:
         wanted = os.environ.get(variable)
         if wanted:
             if shutil.which(wanted) is None:
@@ -87,13 +91,13 @@ def compiler() -> str:
                     f"PA_HP_CXX to the path or name of one program, without a launcher or options"
                 )
             return wanted
-    for name in ("c++", "g++", "clang++"):
+    for name in COMPILERS:
         found = shutil.which(name)
         if found is not None:
             return found
     raise BuildError(
-        "pa_hp: expected a C++17 compiler on the path (looked for c++, g++, clang++), got none; "
-        "install one or set PA_HP_CXX"
+        f"pa_hp: expected a C++17 compiler on the path (looked for {', '.join(COMPILERS)}), got "
+        f"none; install one or set PA_HP_CXX"
     )
 
 

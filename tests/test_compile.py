@@ -1,9 +1,5 @@
 """torch.compile and torch.export: one graph, few compiles, no copy of the caller's buffer."""
 
-import os
-import subprocess
-import sys
-
 import pa_hp
 import pytest
 import torch
@@ -174,17 +170,9 @@ assert (got - 1 - out).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["pa_hp.decode", "torch.ops.pa_hp.decode"])
-def test_compiled_before_anything_is_loaded(name):
+def test_compiled_before_anything_is_loaded(python, name):
     """The first mention of the op in a process is inside a compiled function."""
-    result = subprocess.run(
-        [sys.executable, "-c", FRESH.format(name=name, backend="aot_eager")],
-        cwd=os.path.dirname(__file__),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    python("-c", FRESH.format(name=name, backend="aot_eager"))
 
 
 class Attention(torch.nn.Module):
