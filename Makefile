@@ -11,6 +11,9 @@ SANITIZER_CXX ?= g++
 SANITIZER = PA_HP_SANITIZE=1 PA_HP_CXX=$(SANITIZER_CXX) \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=libasan.so) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so)"
+# mypy names the package after its directory, which need not be called pa_hp; so it looks through a link.
+TYPED := $(addprefix pa_hp/,__main__.py build.py ops bench)
+
 ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
 
 .PHONY: demo test lint test-asan bench clean
@@ -24,7 +27,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	cd $(VENV) && ln -sfn .. pa_hp && bin/mypy --config-file ../pyproject.toml $(TYPED)
 	git ls-files '*.cpp' '*.h' '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
 
 test-asan: $(STAMP)

@@ -4,6 +4,8 @@ Importing builds nothing; the native library is built on the first use of an op,
 ``pa_hp.load()``.
 """
 
+from typing import Any
+
 from ._version import __version__
 from .build import BuildError, load
 from .ops.compat import npu_incre_flash_attention, npu_paged_attention
@@ -23,4 +25,14 @@ __all__ = [
     "npu_incre_flash_attention",
     "npu_paged_attention",
     "reference",
+    "sim",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`pa_hp.sim`, the simulator, is imported when it is asked for."""
+    if name == "sim":
+        from .kernels import sim
+
+        return sim
+    raise AttributeError(f"module 'pa_hp' has no attribute {name!r}")

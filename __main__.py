@@ -1,4 +1,4 @@
-"""Command line: ``python -m pa_hp {demo,info,bench,build}``."""
+"""Command line: ``python -m pa_hp {demo,info,bench,build,sim}``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from . import __version__, build
 from .bench import decode, demo
+from .kernels.sim import cli as sim
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,13 +26,13 @@ def main(argv: list[str] | None = None) -> int:
         return commands.add_parser(name, help=text, description=text)
 
     demo_parser = add("demo", "Check and time published shapes, then run a small decoder.")
-    decode.add_arguments(demo_parser)
+    decode.add_arguments(demo_parser, seconds=0.5)
 
     info_parser = add("info", "Print versions, the compiler found, SIMD level, cache directory.")
     info_parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
     bench_parser = add("bench", "Time decode against its peers.")
-    decode.add_arguments(bench_parser)
+    decode.add_arguments(bench_parser, seconds=2.0)
     bench_parser.add_argument("--suite", choices=["upstream"], default="upstream")
     bench_parser.add_argument("--device", choices=["cpu"], default="cpu")
     bench_parser.add_argument("--dtype", choices=list(decode.DTYPES), help="instead of the case's")
@@ -46,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     build_parser = add("build", "Build the native library, print its key, or empty the cache.")
     build_parser.add_argument("what", nargs="?", choices=["cpu", "clean", "key"], default="cpu")
 
+    sim_text = "Run a raw-CCE kernel on the simulated chip."
+    sim_parser = add("sim", sim_text)
+    sim_commands = sim_parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    sim.add_arguments(sim_commands.add_parser("run", help=sim_text, description=sim_text))
+
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "demo":
@@ -54,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
             return decode.command(arguments)
         if arguments.command == "info":
             return _info(arguments.json)
+        if arguments.command == "sim":
+            return sim.command(arguments)
         return _build(arguments.what)
-    except ValueError as error:
-        parser.error(str(error))
     except build.BuildError as error:
         print(error, file=sys.stderr)
         return 1
@@ -83,7 +89,7 @@ def _info(as_json: bool) -> int:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "cache": str(build.cache_dir()),
-        "looked_for": "PA_HP_CXX, CXX, c++, g++, clang++",  # as build.compiler() does
+        "looked_for": ", ".join([*build.COMPILER_VARIABLES, *build.COMPILERS]),
     }
     try:
         facts["compiler"] = build.compiler()

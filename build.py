@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent
 LIBRARY = "libpa_hp.so"
 _FLAGS = [
     "-O3",
+    "-fopenmp",  # at::parallel_for is a template that runs serially without it
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility-inlines-hidden",
@@ -44,6 +45,10 @@ _FLAGS = [
 ]
 _SANITIZE_FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _LOCK_SECONDS = 900.0  # a build takes about a minute; a waiter gives up after fifteen
+
+# Where `compiler` looks, in this order.
+COMPILER_VARIABLES = ("PA_HP_CXX", "CXX")
+COMPILERS = ("c++", "g++", "clang++")
 
 # Sources per target, relative to the package; every source and header beside them counts into the
 # key. The simulator adds entries of its own (kernels/sim): "sim" and "kernel".
@@ -58,7 +63,7 @@ TARGETS = {
     "bench": ["bench/read_pages.cpp"],
 }
 
-
+# Commands to build with: those of one list run side by side, the lists one after the other.
 Stages = Callable[[Path], list[list[list[str]]]]
 
 
@@ -83,7 +88,7 @@ def compiler() -> str:
 
     Raises BuildError if there is none.
     """
-    for variable in ("PA_HP_CXX", "CXX"):
+    for variable in COMPILER_VARIABLES:
         wanted = os.environ.get(variable)
         if wanted:
             if shutil.which(wanted) is None:
@@ -92,13 +97,13 @@ def compiler() -> str:
                     f"PA_HP_CXX to the path or name of one program, without a launcher or options"
                 )
             return wanted
-    for name in ("c++", "g++", "clang++"):
+    for name in COMPILERS:
         found = shutil.which(name)
         if found is not None:
             return found
     raise BuildError(
-        "pa_hp: expected a C++17 compiler on the path (looked for c++, g++, clang++), got none; "
-        "install one or set PA_HP_CXX"
+        f"pa_hp: expected a C++17 compiler on the path (looked for {', '.join(COMPILERS)}), got "
+        f"none; install one or set PA_HP_CXX"
     )
 
 
@@ -191,8 +196,8 @@ def cached(name: str, lines: list[str], stages: Stages) -> Path:
     lines : list of str
         Everything that decides the result, one fact a line; their SHA-256 is the key.
     stages : callable
-        Gets the temporary directory to build in and returns lists of commands: those of one list
-        run side by side, the lists one after the other. Every ``.so`` they leave is a result.
+        Gets the temporary directory to build in and returns the commands, see `Stages`. Every
+        ``.so`` they leave is a result.
 
     Raises
     ------
@@ -242,15 +247,27 @@ def clean() -> Path:
 
 
 _load_lock = threading.Lock()
-_loaded: set[str] = set()
+loaded: dict[str, Path] = {}  # library of every target that is in this process
+
+# OpenMP's pool of threads does not survive a fork: a parallel region in the child would wait for
+# threads that are gone. The library notices a fork after it was loaded; this is for one before.
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def load(target: str = "cpu") -> None:
     """Build `target` if need be and load it, once per process. Thread-safe. Raises BuildError."""
-    if target in _loaded:
+    if target in loaded:
         return
     with _load_lock:
-        if target in _loaded:
+        if target in loaded:
             return
         path = build(target)
         try:
@@ -263,9 +280,11 @@ def load(target: str = "cpu") -> None:
         if target == "cpu":
             from .ops import fake, namespace
 
+            if _forked:
+                ctypes.CDLL(str(path)).pa_hp_cpu_run_alone()
             fake.register()
             namespace.uninstall()
-        _loaded.add(target)
+        loaded[target] = path
 
 
 # torch.compile runs this when it traces and does not look inside (the attribute is what
@@ -274,11 +293,20 @@ load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def cpu_isa() -> str:
-    """Instruction set that the CPU kernel chose on this machine."""
+    """Instruction set that the CPU kernel chose on this machine.
+
+    Raises BuildError if ``PA_HP_CPU_ISA`` names one that it has not.
+    """
     load("cpu")
-    function = ctypes.CDLL(str(build("cpu"))).pa_hp_cpu_isa
+    function = ctypes.CDLL(str(loaded["cpu"])).pa_hp_cpu_isa
     function.restype = ctypes.c_char_p
-    return function().decode()
+    name = function()
+    if name is None:
+        raise BuildError(
+            f"pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got "
+            f"{os.environ.get('PA_HP_CPU_ISA')!r}; unset it to have the best one"
+        )
+    return name.decode()
 
 
 def _private_cache_dir() -> Path:
@@ -351,8 +379,8 @@ import torch
 from torch.utils.cpp_extension import load
 name, directory, count = sys.argv[1:4]
 sources, flags = sys.argv[4:4 + int(count)], sys.argv[4 + int(count):]
-link = [flag for flag in flags if flag.startswith("-fsanitize")]
-if link:
+link = [flag for flag in flags if flag.startswith(("-fsanitize", "-fopenmp"))]
+if any(flag.startswith("-fsanitize") for flag in link):
     torch.ops.load_library = lambda path: None
 load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
      is_python_module=False, verbose=True)

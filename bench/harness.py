@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import platform
+import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,9 +84,11 @@ def geometric_mean(values: list[float]) -> float:
 
 def environment() -> dict[str, str | int]:
     """What a figure depends on."""
+    (compiler,) = (line for line in build.key_lines() if line.startswith("compiler "))
     return {
         "pa_hp": __version__,
-        "key": build.key("cpu"),
+        "key": build.key(),
+        "compiler": compiler.removeprefix("compiler "),
         "host": cpu_name(),
         "simd": build.cpu_isa(),
         "torch": torch.__version__,
@@ -112,11 +115,36 @@ def l3_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that can be had without swapping: of the machine, or of a cgroup that has less."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            return min([int(line.split()[1]) * 1024, *cgroup_bytes()])
     raise OSError("pa_hp: expected MemAvailable in /proc/meminfo, got none")
+
+
+def cgroup_bytes(
+    table: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """What is left to every cgroup around this process that has a limit; v1 and v2."""
+    for line in table.read_text().splitlines() if table.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            mount, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        parts = Path(path).parts[1:]
+        for depth in range(len(parts) + 1):
+            group = mount.joinpath(*parts[:depth])
+            try:
+                limit, used = (int((group / name).read_text()) for name in names)
+                stat = dict(re.findall(r"^(\w+) (\d+)$", (group / "memory.stat").read_text(), re.M))
+            except (OSError, ValueError):  # a path from outside of this container; no limit: "max"
+                continue
+            # File pages count as used, but the kernel drops them for whoever asks.
+            cached = int(stat.get("total_inactive_file") or stat.get("inactive_file") or 0)
+            yield max(0, limit - used + cached)
 
 
 def progress(text: str) -> None:

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -107,6 +108,17 @@ void decode_out_autograd(c10::DispatchKeySet keys, const Tensor& query, const Te
               inference_only("decode_out"));
   op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache, block_table,
                 seq_lens, scale, out);
+}
+
+// Runs in inference mode too, as for torch's own in-place functions: what saved `out` before must
+// notice.
+void decode_out_inplace(c10::DispatchKeySet keys, const Tensor& query, const Tensor& key_cache,
+                        const Tensor& value_cache, const Tensor& block_table,
+                        const Tensor& seq_lens, Scale scale, Tensor& out) {
+  static const auto op = find_op<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                      const Tensor&, Scale, Tensor&)>("pa_hp::decode_out");
+  op.redispatch(keys & c10::after_ADInplaceOrView_keyset, query, key_cache, value_cache,
+                block_table, seq_lens, scale, out);
   out.unsafeGetTensorImpl()->bump_version();
 }
 
@@ -114,6 +126,10 @@ TORCH_LIBRARY_IMPL(pa_hp, Autograd, m) {
   m.impl("decode", TORCH_FN(decode_autograd));
   m.impl("decode_out", TORCH_FN(decode_out_autograd));
   m.impl("decode_lse", TORCH_FN(decode_lse_autograd));
+}
+
+TORCH_LIBRARY_IMPL(pa_hp, ADInplaceOrView, m) {
+  m.impl("decode_out", TORCH_FN(decode_out_inplace));
 }
 
 }  // namespace

@@ -9,9 +9,11 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "params.h"
 
@@ -144,7 +146,9 @@ struct Checker {
     last_dim_contiguous("block_table", block_table);
     last_dim_contiguous("seq_lens", seq_lens);
 
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, !scale || std::isfinite(*scale), "scale", "finite", *scale);
+    // The kernels work in float32 and with powers of 2: log2(e) is on top of the scale.
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, !scale || std::isfinite(static_cast<float>(*scale) * 1.442695f),
+                 "scale", "finite in float32", *scale);
   }
 
   // `out` of decode_out; call after inputs().
@@ -169,14 +173,17 @@ struct Checker {
   // Lengths and block ids, read on the host: for backends whose tensors live there. Nothing else
   // may be accessed before this has passed.
   void values(const DecodeParams& p) const {
-    const int64_t capacity = p.max_blocks * p.block_size;
+    int64_t capacity = 0;
+    if (__builtin_mul_overflow(p.max_blocks, p.block_size, &capacity)) {
+      capacity = std::numeric_limits<int64_t>::max();  // an expanded cache; no length reaches it
+    }
     for (int64_t row = 0; row < p.batch; ++row) {
       const int64_t len = p.seq_lens[row];
       PA_HP_EXPECT(TORCH_CHECK_VALUE, len >= 0 && len <= capacity,
                    "seq_lens[" + std::to_string(row) + "]",
                    "in [0, " + std::to_string(capacity) + "] (max_blocks * block_size)", len);
       const int32_t* ids = p.block_table + row * p.block_table_stride;
-      const int64_t used = (len + p.block_size - 1) / p.block_size;
+      const int64_t used = len == 0 ? 0 : (len - 1) / p.block_size + 1;
       for (int64_t entry = 0; entry < used; ++entry) {
         PA_HP_EXPECT(TORCH_CHECK_INDEX, ids[entry] >= 0 && ids[entry] < p.num_blocks,
                      "block_table[" + std::to_string(row) + ", " + std::to_string(entry) + "]",

@@ -60,7 +60,8 @@ def npu_incre_flash_attention(
         `kv_heads` in place of `heads` and the sequence in place of 1. No layout is copied.
     actual_seq_lengths : sequence of int or int32 Tensor, optional
         One length for all rows, or at least one per row (the first `batch` count). Required with
-        `block_table`; without it None means that every slot is valid. A length of 0 gives zeros.
+        `block_table`; without it None or an empty list means that every slot is valid. A length of
+        0 gives zeros.
     block_table : Tensor, int32, shape ``[batch, max_blocks]``, optional
     num_heads : int
         Heads of `query`.
@@ -82,9 +83,10 @@ def npu_incre_flash_attention(
     Raises
     ------
     NotImplementedError
-        For a mask, a quantisation argument, pse_shift or kv_padding_size that is given.
+        For a mask, a quantisation argument, pse_shift or kv_padding_size that is given, and for
+        another layout.
     ValueError
-        For lengths, sizes or a layout other than the ones above.
+        For lengths or sizes other than the ones above.
 
     Notes
     -----
@@ -108,8 +110,10 @@ def npu_incre_flash_attention(
         if argument is not None:
             raise NotImplementedError(f"{_IFA}: {name} is not supported; pass None")
     _expect(inner_precise in (0, 1), _IFA, "inner_precise", "0 or 1", inner_precise)
-    layouts = ("BSH", "BSND", "BNSD")
-    _expect(input_layout in layouts, _IFA, "input_layout", "BSH, BSND or BNSD", repr(input_layout))
+    if input_layout not in ("BSH", "BSND", "BNSD"):
+        raise NotImplementedError(
+            f"{_IFA}: input_layout {input_layout!r} is not supported; pass BSH, BSND or BNSD"
+        )
     _expect(num_heads >= 1, _IFA, "num_heads", "at least 1", num_heads)
     kv_heads = num_key_value_heads or num_heads
     _expect(
@@ -138,7 +142,8 @@ def npu_incre_flash_attention(
     if actual_seq_lengths is None or len(actual_seq_lengths) == 0:
         seq_lens = torch.full((batch,), key_cache.size(1), dtype=torch.int32, device=query.device)
     else:
-        seq_lens = _ifa_lengths(actual_seq_lengths, batch, query.device)
+        capacity = key_cache.size(1) * block_table.size(-1)
+        seq_lens = _ifa_lengths(actual_seq_lengths, batch, capacity, query.device)
     out = decode(flat_query, key_cache, value_cache, block_table, seq_lens, scale=scale_value)
     if input_layout == "BSH":
         return out.flatten(1).unsqueeze(1)
@@ -167,15 +172,23 @@ def _as_bsnd(
     return view
 
 
-def _ifa_lengths(lengths: Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
-    """One int32 length per row, on `device`."""
+def _ifa_lengths(
+    lengths: Sequence[int] | Tensor, batch: int, capacity: int, device: torch.device
+) -> Tensor:
+    """One int32 length per row, on `device`. Values in a tensor are the op's to check."""
+    if isinstance(lengths, Tensor):
+        _expect(lengths.dim() == 1, _IFA, "actual_seq_lengths", "1-D", list(lengths.shape))
     count = len(lengths)
     if count != 1 and count < batch:
         rule = f"1 or at least {batch} lengths"
         _expect(False, _IFA, "actual_seq_lengths", rule, count)
     if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
-    return lengths.expand(batch).contiguous() if count == 1 else lengths[:batch]
+        for row, length in enumerate(lengths[:batch]):
+            rule = f"in [0, {capacity}]"
+            fits = not isinstance(length, float) and 0 <= length <= capacity
+            _expect(fits, _IFA, f"actual_seq_lengths[{row}]", rule, length)
+        lengths = torch.tensor(lengths[:batch], dtype=torch.int32, device=device)
+    return (lengths.expand(batch) if count == 1 else lengths[:batch]).contiguous()
 
 
 def npu_paged_attention(

@@ -39,7 +39,8 @@ def decode(
         Number of tokens in the cache, contiguous, in ``[0, max_blocks * block_size]``, else raises.
         0 gives a row of zeros.
     scale : float, optional
-        Factor of the scores before the softmax, finite; ``head_dim ** -0.5`` if not given.
+        Factor of the scores before the softmax, finite in float32; ``head_dim ** -0.5`` if not
+        given.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def decode(
     the rest of the batch. Lengths and block ids are checked before any cache access. Runs on
     torch's threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
     differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
-    vmap loops.
+    vmap over `query` works, as a loop.
 
     Example
     -------
@@ -96,7 +97,8 @@ def decode_out(
         As for :func:`decode`.
     out : Tensor, dtype of `query`, shape ``[batch, heads, head_dim_v]``
         Written in every element. Any strides with the last dimension contiguous and no two rows
-        overlapping. Its address range must not meet that of an input.
+        overlapping or interleaved. Its address range must not meet that of an input. Under
+        ``torch.compile(fullgraph=True)`` Dynamo itself takes a contiguous `out` only.
 
     Raises
     ------

@@ -21,6 +21,8 @@ class _LazyOps(types.ModuleType):
 
 
 def install() -> None:
+    if "cpu" in build.loaded:  # the package is being reloaded
+        return
     setattr(torch.ops, "pa_hp", _LazyOps("torch.ops.pa_hp"))  # noqa: B010
 
 

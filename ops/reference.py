@@ -32,8 +32,8 @@ def reference(
     batch, heads, head_dim = query.shape
     _, block_size, kv_heads, head_dim_v = value_cache.shape
     scale = head_dim**-0.5 if scale is None else scale
-    out = torch.zeros(batch, heads, head_dim_v, dtype=torch.float64)
-    lse = torch.full((batch, heads), -torch.inf, dtype=torch.float64)
+    out = query.new_zeros(batch, heads, head_dim_v, dtype=torch.float64)
+    lse = query.new_full((batch, heads), -torch.inf, dtype=torch.float64)
     for row, length in enumerate(seq_lens.tolist()):
         if length == 0:
             continue

@@ -11,10 +11,10 @@ import zlib
 from typing import NamedTuple
 
 import torch
+from pa_hp.bench.tolerance import CHUNK
 from torch import Tensor
 
 IMPOSSIBLE_ID = 2147480000
-CHUNK = 256  # kChunkTokens in kernels/cpu/decode.h
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 

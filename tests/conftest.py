@@ -1,7 +1,9 @@
 """Shared set-up: the modules beside the tests, hypothesis, the thread count."""
 
 import os
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 # Threads that wait shall sleep: spinning costs minutes where the machine has other work. The OpenMP
@@ -20,9 +22,29 @@ sys.path.insert(0, str(Path(__file__).parent))  # cases.py and tolerance.py are 
 
 # The same examples in every run: a failure must be there again the next time.
 hypothesis.settings.register_profile(
-    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=60
+    "pa_hp", deadline=None, derandomize=True, database=None, max_examples=150
 )
 hypothesis.settings.load_profile("pa_hp")
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Run another interpreter, beside the tests; keywords are environment variables."""
+
+    def run(*arguments, check=True, cwd=Path(__file__).parent, **environment):
+        result = subprocess.run(
+            [sys.executable, *(textwrap.dedent(str(argument)) for argument in arguments)],
+            env={**os.environ, **environment},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert not check or result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    return run
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import itertools
 import json
 import math
 import os
-import subprocess
-import sys
+from dataclasses import replace
 
 import numpy as np
 import pa_hp
@@ -13,32 +12,21 @@ import pytest
 import torch
 from pa_hp import __main__ as cli
 from pa_hp.bench import decode, harness
+from pa_hp.bench.tolerance import out_limits
 
 KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok"]
 RAGGED = decode.Case("ragged", 4, 2, 16, 16, (1, 16, 17, 100), "fp16")
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "pa_hp", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
-
-
 def published_entries():
     path = os.path.join(os.path.dirname(decode.__file__), "published.json")
     with open(path) as file:
-        return json.load(file)["cases"]
+        return [entry for entry in json.load(file)["cases"] if "bytes_q_k_v_o" in entry]
 
 
 @pytest.mark.parametrize("entry", published_entries(), ids=lambda entry: entry["case"])
 def test_bytes_are_the_published_ones(entry):
-    if "bytes_q_k_v_o" in entry:
-        case = decode.published()[entry["case"]]
-        assert case.num_bytes == entry["bytes_q_k_v_o"]
+    assert decode.published()[entry["case"]].num_bytes == entry["bytes_q_k_v_o"]
 
 
 def test_bytes_count_the_actual_lengths():
@@ -124,19 +112,27 @@ def test_layers_make_the_cache_cold():
     assert total >= min(10 * harness.l3_bytes(), room - 2 * case.kv_bytes)
 
 
-def test_check_finds_a_wrong_answer(monkeypatch):
-    inputs = decode.make_inputs(RAGGED, max_layers=1)
-    max_err, ok, rows = decode.check(RAGGED, inputs)
-    assert ok and rows == 4 and max_err < 2e-3
-    real = decode.reference
-    for spoil in (
-        lambda out: out + 0.01,
-        lambda out: out.where(torch.arange(len(out))[:, None, None] != 3, 0.0),
-    ):
-        monkeypatch.setattr(
-            decode, "reference", lambda *args, spoil=spoil: (spoil(real(*args)[0]), None)
-        )
-        assert not decode.check(RAGGED, inputs)[1]
+@pytest.mark.parametrize("dtype", decode.DTYPES)
+def test_check_finds_a_wrong_answer(dtype, monkeypatch):
+    case = replace(RAGGED, dtype=dtype)
+    inputs = decode.make_inputs(case, max_layers=1)
+    max_err, ok, rows = decode.check(case, inputs)
+    assert ok and rows == 4 and max_err > 0
+    out = torch.ops.pa_hp.decode(*inputs.layer(0)).double()
+    want, _ = pa_hp.reference(*inputs.layer(0))
+    row, head, dim = 3, 1, 5
+    atol, rtol = out_limits(decode.DTYPES[dtype], 16, RAGGED.seq_lens[row])
+
+    def verdict(wanted):
+        monkeypatch.setattr(decode, "reference", lambda *_: (wanted, None))
+        return decode.check(case, inputs)[1]
+
+    for times in (0.95, 1.05):  # the reference is moved: the peer is then as far off
+        spoilt = want.clone()
+        error = times * (atol + rtol * out[row, head, dim].abs())
+        spoilt[row, head, dim] = out[row, head, dim] + error
+        assert verdict(spoilt) == (times < 1)
+    assert not verdict(want.where(torch.arange(4)[:, None, None] != row, 0.0))
 
 
 def test_check_of_a_subset_says_so(monkeypatch):
@@ -164,6 +160,39 @@ def test_fit_heeds_the_free_memory(monkeypatch):
     assert decode.fit(decode.published()["qwen3-8b_b4_h32kv8_s2048"], None).batch == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "used", "cached"),
+    [
+        ("0::/jobs/7", "", "memory.max", "memory.current", "inactive_file"),
+        ("4:cpu,memory:/jobs/7", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+         "total_inactive_file"),
+    ],
+    ids=["v2", "v1"],
+)  # fmt: skip
+def test_free_memory_heeds_cgroups(line, folder, limit, used, cached, tmp_path, monkeypatch):
+    table = tmp_path / "cgroup"
+    table.write_text(f"{line}\n1:cpuset:/jobs\n")
+
+    def group(path, size):
+        place = tmp_path / folder / path
+        place.mkdir(parents=True, exist_ok=True)
+        (place / limit).write_text(f"{size}\n")
+        (place / used).write_text("700\n")
+        (place / "memory.stat").write_text(f"anon 5\ninactive_file 30\n{cached} 30\n")
+
+    group("jobs", 1000)
+    assert list(harness.cgroup_bytes(table, tmp_path)) == [330]  # of the parent; no other has one
+    group("jobs/7", "max")
+    assert list(harness.cgroup_bytes(table, tmp_path)) == [330]
+    group("jobs/7", 800)
+    assert list(harness.cgroup_bytes(table, tmp_path)) == [330, 130]
+    assert list(harness.cgroup_bytes(tmp_path / "none", tmp_path)) == []
+    monkeypatch.setattr(harness, "cgroup_bytes", lambda: [12345])
+    assert harness.available_bytes() == 12345
+    monkeypatch.setattr(harness, "cgroup_bytes", list)
+    assert harness.available_bytes() > 10**6
+
+
 def test_interleave_rotates_order_and_layers():
     seen = []
     calls = {name: lambda idx, name=name: seen.append((name, idx)) for name in "abc"}
@@ -183,10 +212,10 @@ def test_ratio_is_how_many_times_faster_we_are():
     assert harness.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
 
 
-def test_bench_json_lines():
+def test_bench_json_lines(python):
     names = "b1_h32kv8_s128,ragged_b16_h32kv8"
-    result = run("bench", "--json", "--small", "2", "--seconds", "0", "--case", names)
-    assert result.returncode == 0, result.stderr
+    options = ("--json", "--small", "2", "--seconds", "0", "--case", names)
+    result = python("-m", "pa_hp", "bench", *options)
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["case"] for row in rows] == ["b1_h32kv8_s128", "ragged_b16_h32kv8@b1_s488"]
     assert [row["dtype"] for row in rows] == ["fp16", "bf16"]
@@ -195,7 +224,7 @@ def test_bench_json_lines():
         assert list(row["ratios"]) == ["sdpa"]
         figures = [row["us"], row["gbps"], row["share_of_read"], row["ratios"]["sdpa"]]
         assert all(math.isfinite(figure) and figure > 0 for figure in figures)
-        assert row["ok"] is True and 0 < row["max_err"] < 0.01
+        assert row["ok"] is True and row["max_err"] > 0
         assert row["gbps"] * row["us"] == pytest.approx(
             decode.fit(decode.published()[row["case"].split("@")[0]], 2).num_bytes / 1e3
         )
@@ -208,12 +237,13 @@ def test_bench_text(capsys, set_threads):
     assert cli.main([*arguments, "--threads", "1"]) == 0
     header, columns, line, mean = capsys.readouterr().out.splitlines()
     assert f"torch {torch.__version__}" in header and "threads 1" in header
+    assert f"suite upstream  device cpu  pa_hp {pa_hp.__version__}" in header
     assert pa_hp.build.key() in header
+    assert any(f"  {fact}  " in header for fact in pa_hp.build.key_lines() if "compiler" in fact)
     titles = [title.strip() for title in columns.split("|")]
     assert titles == ["case", "us median [p10 p90]", "GB/s", "% of read", "x sdpa", "max err"]
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[0] == "b1_h32kv8_s128 fp32" and len(cells) == len(titles)
-    assert float(cells[5].split()[0]) < 1e-5
     assert mean.startswith("geometric mean of 1 cases: ")
 
 
@@ -232,6 +262,8 @@ def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
         (["bench", "--device", "npu"], "'cpu'"),
         (["bench", "--peer", "vllm"], "expected peers of sdpa, read, got 'vllm'"),
         (["bench", "--threads", "0"], "expected at least 1, got 0"),
+        (["bench", "--seconds", "nan"], "expected a number of seconds, got nan"),
+        (["demo", "--seconds", "-1"], "expected a number of seconds, got -1"),
         (["build", "npu"], "'cpu', 'clean', 'key'"),
         ([], "COMMAND"),
     ],
@@ -241,6 +273,15 @@ def test_bad_arguments_are_named(arguments, message, capsys):
         cli.main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_error_of_the_kernel_is_no_usage_message(monkeypatch):
+    def fail(*_):
+        raise ValueError("from inside")
+
+    monkeypatch.setattr(decode, "check", fail)
+    with pytest.raises(ValueError, match="from inside"):
+        cli.main(["bench", "--seconds", "0", "--case", "b1_h32kv8_s128"])
 
 
 def test_wrong_case_names_the_known_ones(capsys):
@@ -272,8 +313,9 @@ def test_build_key_and_path(capsys):
 
 
 @pytest.mark.parametrize("command", ["info", "build"])
-def test_a_failed_build_is_a_message(command, tmp_path):
-    result = run(command, PA_HP_CXX="no-such-compiler", PA_HP_CACHE_DIR=str(tmp_path / "cache"))
+def test_a_failed_build_is_a_message(command, python, tmp_path):
+    environment = {"PA_HP_CXX": "no-such-compiler", "PA_HP_CACHE_DIR": str(tmp_path / "cache")}
+    result = python("-m", "pa_hp", command, check=False, **environment)
     assert result.returncode == 1
     assert "expected PA_HP_CXX to name a C++ compiler, got 'no-such-compiler'" in result.stderr
     assert "Traceback" not in result.stderr

@@ -85,7 +85,7 @@ def tiny(tmp_path, monkeypatch):
     stand_in = Tiny(tmp_path)
     monkeypatch.setattr(build, "ROOT", stand_in.root)
     monkeypatch.setattr(build, "TARGETS", TINY)
-    monkeypatch.setattr(build, "_loaded", set())
+    monkeypatch.setattr(build, "loaded", {})
     monkeypatch.setenv("PA_HP_CACHE_DIR", str(stand_in.cache))
     monkeypatch.setenv("PA_HP_CXX", str(stand_in.compiler))
     for variable in ("PA_HP_JIT", "PA_HP_VERBOSE", "PA_HP_SANITIZE"):
@@ -285,9 +285,11 @@ def test_cache_that_cannot_be_made(tiny, monkeypatch):
         build.build("tiny")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_cache_that_is_read_only(tiny):
-    tiny.cache.mkdir(mode=0o500)
+def test_cache_that_is_read_only(tiny, monkeypatch):
+    def read_only(*_):  # root may write everywhere, so the mode alone would not do
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(build, "_lock", read_only)
     with pytest.raises(BuildError, match=r"to be writable, got: .*Permission denied"):
         build.build("tiny")
 
@@ -362,52 +364,29 @@ import pathlib, sys, time, torch
 start = time.perf_counter()
 import pa_hp
 print(time.perf_counter() - start)
+hasattr(torch.ops, "pa_hp"), repr(torch.ops.pa_hp), dir(torch.ops.pa_hp)
 assert not pathlib.Path(sys.argv[1]).exists()
 """
 
 
-def test_import_is_fast_and_builds_nothing(tmp_path):
+def test_import_is_fast_and_builds_nothing(python, tmp_path):
     cache = tmp_path / "cache"
     seconds = []
     for _ in range(3):  # the first may compile bytecode, and the machine may be busy
-        output = subprocess.run(
-            [sys.executable, "-c", IMPORT, cache],
-            env={**os.environ, "PA_HP_CACHE_DIR": str(cache), "PATH": ""},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        output = python("-c", IMPORT, cache, PA_HP_CACHE_DIR=str(cache), PATH="").stdout
         seconds.append(float(output))
         if min(seconds) < 0.05:
             return
     raise AssertionError(f"import pa_hp took {seconds} s beyond import torch")
 
 
-def run_cli(*words, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "pa_hp", "build", *words],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_cli_key_and_clean(tmp_path):
+def test_cli_key_and_clean(python, tmp_path):
     cache = tmp_path / "cache"
-    printed = run_cli("key", PA_HP_CACHE_DIR=str(cache))
-    assert printed.returncode == 0, printed.stderr
+    printed = python("-m", "pa_hp", "build", "key", PA_HP_CACHE_DIR=str(cache))
     assert build.key() in printed.stdout
     assert all(line in printed.stdout for line in build.key_lines())
     entry = cache / f"cpu-{build.key()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     entry.mkdir()
-    assert run_cli("clean", PA_HP_CACHE_DIR=str(cache)).returncode == 0
+    python("-m", "pa_hp", "build", "clean", PA_HP_CACHE_DIR=str(cache))
     assert not entry.exists()
-
-
-def test_cli_tells_why_it_failed(tmp_path):
-    failed = run_cli(PA_HP_CACHE_DIR=str(tmp_path / "cache"), PA_HP_CXX="/nonexistent/c++")
-    assert failed.returncode != 0
-    assert "expected PA_HP_CXX to name a C++ compiler" in failed.stderr
-    assert "Traceback" not in failed.stderr

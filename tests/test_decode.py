@@ -3,17 +3,13 @@
 import dataclasses
 import os
 import re
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pa_hp
 import pytest
 import torch
 from cases import CASES, DTYPES, DecodeCase, Inputs, lay_out, live_slots, make, named
-from tolerance import assert_near, check_against_peer, check_lse, check_out
+from tolerance import bits, check_against_peer, check_lse, check_out
 
 decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_lse
 
@@ -24,25 +20,9 @@ RAGGED = DecodeCase(
 )
 
 
-def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
-
-
 def run(case: DecodeCase, inputs: Inputs) -> tuple[bytes, bytes]:
     out, lse = decode_lse(*inputs, scale=case.scale)
     return bits(out), bits(lse)
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -205,9 +185,51 @@ def test_several_python_threads_at_once():
     assert got == want * 6
 
 
-def test_after_fork():
-    """A forked child must not wait for the OpenMP threads of its parent."""
+def test_uses_torch_threads(python):
+    """Three threads are at work where three are asked for: two more than the caller's."""
     result = python(
+        "-c",
+        """
+        import os
+        import numpy as np
+        import torch, pa_hp
+        pa_hp.load()
+        torch.set_num_threads(3)
+        cache = torch.from_numpy(np.ones((64, 64, 2, 64), np.float32))  # torch stays idle
+        table = torch.from_numpy(np.arange(64, dtype=np.int32)[None])
+        before = len(os.listdir("/proc/self/task"))
+        pa_hp.decode(torch.ones(1, 8, 64), cache, cache, table, torch.full((1,), 4096).int())
+        print(len(os.listdir("/proc/self/task")) - before)
+        """,
+    )
+    assert result.stdout == "2\n", result.stdout + result.stderr
+
+
+def test_after_fork_before_the_library_is_loaded(python):
+    python(
+        "-c",
+        """
+        import os, signal, sys
+        import torch
+        import pa_hp
+        from test_decode import RAGGED, make, run
+        torch.set_num_threads(2)
+        torch.ones(1 << 20).add_(1)  # torch starts its threads
+        inputs = make(RAGGED)
+        assert not pa_hp.build.loaded
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a hang ends the child
+            os._exit(0 if run(RAGGED, inputs) == run(RAGGED, inputs) else 3)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xff)
+        """,
+    )
+
+
+def test_after_fork(python):
+    """A forked child must not wait for the OpenMP threads of its parent."""
+    python(
+        "-c",
         """
         import os, signal, sys
         import torch
@@ -222,15 +244,15 @@ def test_after_fork():
         status = os.waitpid(child, 0)[1]
         assert run(RAGGED, inputs) == want  # and the parent goes on
         sys.exit(os.waitstatus_to_exitcode(status) & 0xff)
-        """
+        """,
     )
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.skipif(os.environ.get("PA_HP_CPU_ISA") == "baseline", reason="this is that run")
-def test_baseline_instruction_set():
-    """The whole list of cases again with the instruction set that every machine has."""
+def test_baseline_instruction_set(python):
+    """What depends on the instruction set, again with the one that every machine has."""
     result = python(
+        "-c",
         """
         import sys
         import pa_hp, pytest
@@ -240,12 +262,12 @@ def test_baseline_instruction_set():
         """,
         PA_HP_CPU_ISA="baseline",
     )
-    assert result.returncode == 0, result.stdout + result.stderr
     assert int(re.search(r"(\d+) passed", result.stdout)[1]) > len(CASES)
 
 
-def test_unknown_instruction_set_is_an_error():
+def test_unknown_instruction_set_is_an_error(python):
     result = python(
+        "-c",
         """
         import pa_hp
         from cases import make, named
@@ -254,6 +276,10 @@ def test_unknown_instruction_set_is_an_error():
                 pa_hp.decode(*make(named("one_token")))
             except RuntimeError as error:
                 print(error)
+        try:
+            pa_hp.build.cpu_isa()
+        except pa_hp.BuildError as error:
+            print(error)
         """,
         PA_HP_CPU_ISA="mmx",
     )
@@ -261,7 +287,11 @@ def test_unknown_instruction_set_is_an_error():
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine "
         "(baseline, avx2), got mmx"
     )
-    assert result.stdout.splitlines() == [message, message], result.stderr
+    asked = (
+        "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got 'mmx'; "
+        "unset it to have the best one"
+    )
+    assert result.stdout.splitlines() == [message, message, asked], result.stderr
 
 
 def _special(name, poke):
@@ -322,7 +352,7 @@ def test_masked_by_minus_inf_special_values(dtype):
     want, want_lse = pa_hp.reference(*inputs)
     assert want[:2].isfinite().all() and want[2].isnan().all()
     out, lse = decode_lse(*inputs)
-    assert_near("out", out, want, torch.tensor(1e-5), 2.0**-7)
+    check_out(case, inputs, out, want)
     check_lse(case, inputs, lse, want_lse)
 
 

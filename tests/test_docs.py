@@ -2,35 +2,39 @@
 
 import doctest
 import re
-import subprocess
-import sys
 
 import pa_hp
-import pytest
+import torch
 from pa_hp import build
-from pa_hp.ops import compat, decode, reference
+from pa_hp.bench.tolerance import out_limits
+from pa_hp.ops import decode
 
 ROOT = build.ROOT
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 
 
-def test_readme_example_runs_as_it_is(tmp_path):
+def test_readme_example_runs_as_it_is(python, tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len([line for line in example.splitlines() if line]) <= 10
-    printed = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout
+    printed = python("-c", example, cwd=tmp_path).stdout
     assert printed.strip() == example.rstrip().rpartition("# ")[2]
 
 
-@pytest.mark.parametrize("module", [decode, compat, reference], ids=lambda m: m.__name__)
-def test_doctests(module):
-    assert doctest.testmod(module).failed == 0
+def test_doctests():
+    result = doctest.testmod(decode)
+    assert result.attempted > 0 and result.failed == 0
 
 
-def test_there_is_a_doctest():
-    assert doctest.testmod(decode).attempted > 0
+def test_examples_of_tolerances():
+    text = (ROOT / "docs" / "numerics.md").read_text()
+    table = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.M)
+    assert len(table) == 5
+    for length, cells in table:
+        dtypes = torch.float16, torch.bfloat16, torch.float32
+        limits = [out_limits(dtype, 128, int(length)) for dtype in dtypes]
+        figures = [limits[2][0], *(rtol for _, rtol in limits)]
+        assert cells.split(" | ") == [f"{figure:.1e}" for figure in figures], length
 
 
 def test_environment_variables_are_documented():

@@ -197,9 +197,18 @@ REFUSALS = [
             "seq_lens to be contiguous in its last dimension, got stride 0; call .contiguous()",
             swap(seq_lens=lambda t: t[:1].expand(BATCH))),
     # scale
-    Refusal("scale_nan", V, "scale to be finite, got nan", swap(scale=torch.nan), fake=False),
-    Refusal("scale_inf", V, "scale to be finite, got inf", swap(scale=torch.inf), fake=False),
-    Refusal("scale_minus_inf", V, "scale to be finite, got -inf", swap(scale=-torch.inf),
+    Refusal("scale_nan", V, "scale to be finite in float32, got nan", swap(scale=torch.nan),
+            fake=False),
+    Refusal(
+        "scale_huge",
+        V,
+        "scale to be finite in float32, got 3e+38",
+        swap(scale=3e38),
+        fake=False,
+    ),
+    Refusal("scale_inf", V, "scale to be finite in float32, got inf", swap(scale=torch.inf),
+            fake=False),
+    Refusal("scale_minus_inf", V, "scale to be finite in float32, got -inf", swap(scale=-torch.inf),
             fake=False),
     # lengths and ids
     Refusal("length_negative", V, f"seq_lens[1] to be {LENGTH}, got -1",

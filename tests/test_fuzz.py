@@ -12,7 +12,7 @@ import random
 import pa_hp
 import torch
 from cases import DTYPES, DecodeCase, lay_out, make
-from tolerance import check_lse, check_out
+from tolerance import bits, check_lse, check_out
 from torch import Tensor
 
 COUNT = 10_000
@@ -278,10 +278,6 @@ def check_answer(arguments: dict, out: Tensor, lse: Tensor | None) -> None:
     check_out(case, made, out.detach(), want)
     if lse is not None:
         check_lse(case, made, lse.detach(), want_lse)
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.detach().flatten().clone().view(torch.uint8).numpy().tobytes()
 
 
 def one_round(rng: random.Random) -> str | None:

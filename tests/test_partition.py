@@ -4,7 +4,7 @@ import pa_hp
 import pytest
 import torch
 from cases import DecodeCase, make
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 # Lengths near the ends of chunks make the cuts fall in awkward places.
@@ -14,26 +14,23 @@ LENGTH = st.one_of(
 )
 
 
-@settings(max_examples=40)
+# The fixture holds for all examples together; each sets the count anew.
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(LENGTH, min_size=1, max_size=6).map(tuple),
     kv_heads=st.sampled_from((1, 2, 3, 5)),
     group=st.sampled_from((1, 3, 8)),
     threads=st.sampled_from((2, 3, 5, 7, 16)),
 )
-def test_any_number_of_workers_gives_the_same_bits(lengths, kv_heads, group, threads):
+def test_any_number_of_workers_gives_the_same_bits(lengths, kv_heads, group, threads, set_threads):
     case = DecodeCase(
         "partition", lengths, heads=kv_heads * group, kv_heads=kv_heads, head_dim=192, block_size=32
     )
     inputs = make(case)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        want = pa_hp.decode_lse(*inputs)
-        torch.set_num_threads(threads)
-        got = pa_hp.decode_lse(*inputs)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(1)
+    want = pa_hp.decode_lse(*inputs)
+    set_threads(threads)
+    got = pa_hp.decode_lse(*inputs)
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
 

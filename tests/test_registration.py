@@ -1,11 +1,8 @@
 """What the dispatcher knows of the ops: schemas, keys, fakes, autograd, and what a call costs."""
 
 import inspect
-import os
 import re
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -196,46 +193,16 @@ def test_version_counter_of_out(mode):
     assert [tensor._version for tensor in inputs] == versions
 
 
-def python(code: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def test_torch_ops_works_after_the_import_alone():
-    output = python(
+def test_torch_ops_works_after_the_import_alone(python):
+    result = python(
+        "-c",
         "import torch, pa_hp\n"
         "cache = torch.ones(1, 16, 1, 8)\n"
         "table = torch.zeros(1, 1, dtype=torch.int32)\n"
         "length = torch.full((1,), 3, dtype=torch.int32)\n"
-        "print(torch.ops.pa_hp.decode(cache[:, 0], cache, cache, table, length).tolist())\n"
+        "print(torch.ops.pa_hp.decode(cache[:, 0], cache, cache, table, length).tolist())\n",
     )
-    assert output.strip() == str([[[1.0] * 8]])
-
-
-def test_import_is_cheap_and_builds_nothing(tmp_path):
-    cache = tmp_path / "cache"
-    code = (
-        "import time, torch\n"
-        "start = time.perf_counter()\n"
-        "import pa_hp\n"
-        "print(time.perf_counter() - start)\n"
-        "hasattr(torch.ops, 'pa_hp'), repr(torch.ops.pa_hp), dir(torch.ops.pa_hp)\n"
-    )
-    seconds = []
-    for _ in range(4):  # a busy machine is no reason to fail
-        seconds.append(float(python(code, PA_HP_CACHE_DIR=str(cache))))
-        if seconds[-1] < 0.05:
-            break
-    assert not cache.exists()
-    assert min(seconds) < 0.05, seconds
+    assert result.stdout.strip() == str([[[1.0] * 8]])
 
 
 def test_call_overhead(record_property, set_threads):
@@ -252,12 +219,10 @@ def test_call_overhead(record_property, set_threads):
             function()
         return (time.perf_counter() - start) / 200 * 1e6
 
-    ratios = []
-    for _ in range(5):
-        pairs = [(microseconds(decode), microseconds(add)) for _ in range(25)]
-        ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios.append(ours / theirs)
-        record_property("decode_us", round(ours, 3))
-        record_property("add_us", round(theirs, 3))
-    print(f"decode {ours:.2f} us, add {theirs:.2f} us, ratios {[round(r, 2) for r in ratios]}")
-    assert min(ratios) <= 3.0, ratios
+    pairs = [(microseconds(decode), microseconds(add)) for _ in range(125)]
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(own / other for own, other in pairs)
+    record_property("decode_us", round(ours, 3))
+    record_property("add_us", round(theirs, 3))
+    print(f"decode {ours:.2f} us, add {theirs:.2f} us, ratio {ratio:.2f}")
+    assert ratio <= 3.0

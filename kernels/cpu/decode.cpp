@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "isa.h"
 
@@ -43,6 +45,42 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t num_units(const DecodeParams& p, int64_t seq) {
   return ceil_div(p.seq_lens[seq], kChunkTokens) * p.kv_heads;
+}
+
+// A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those
+// of one sequence: unit = chunk * kv_heads + kv_head.
+struct Cut {
+  int64_t seq;
+  int64_t unit;
+};
+
+// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries.
+// Returns num_workers + 1 cuts, the last of which is {batch, 0}.
+std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
+  int64_t total = 0;
+  for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
+  total *= p.kv_heads;
+
+  std::vector<Cut> cuts{{0, 0}};
+  int64_t before = 0;  // work of the sequences before `seq`
+  int64_t seq = 0;
+  for (int64_t worker = 1; worker < num_workers; ++worker) {
+    const int64_t target = total * worker / num_workers;
+    while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
+      before += p.seq_lens[seq++] * p.kv_heads;
+    }
+    if (seq == p.batch) {
+      cuts.push_back({p.batch, 0});
+      continue;
+    }
+    const int64_t chunk = (target - before) / (kChunkTokens * p.kv_heads);
+    const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - chunk * kChunkTokens);
+    const int64_t rest = target - before - chunk * kChunkTokens * p.kv_heads;
+    const int64_t unit = chunk * p.kv_heads + (rest + tokens / 2) / tokens;
+    cuts.push_back(unit == num_units(p, seq) ? Cut{seq + 1, 0} : Cut{seq, unit});
+  }
+  cuts.push_back({p.batch, 0});
+  return cuts;
 }
 
 // Partial states of the sequences that a cut goes through: one slot per (sequence, chunk), each
@@ -218,33 +256,6 @@ int64_t scratch_floats(const DecodeParams& p) {
 
 const char* isa_name() { return isa().name; }
 
-std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
-  int64_t total = 0;
-  for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
-  total *= p.kv_heads;
-
-  std::vector<Cut> cuts{{0, 0}};
-  int64_t before = 0;  // work of the sequences before `seq`
-  int64_t seq = 0;
-  for (int64_t worker = 1; worker < num_workers; ++worker) {
-    const int64_t target = total * worker / num_workers;
-    while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
-      before += p.seq_lens[seq++] * p.kv_heads;
-    }
-    if (seq == p.batch) {
-      cuts.push_back({p.batch, 0});
-      continue;
-    }
-    const int64_t chunk = (target - before) / (kChunkTokens * p.kv_heads);
-    const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - chunk * kChunkTokens);
-    const int64_t rest = target - before - chunk * kChunkTokens * p.kv_heads;
-    const int64_t unit = chunk * p.kv_heads + (rest + tokens / 2) / tokens;
-    cuts.push_back(unit == num_units(p, seq) ? Cut{seq + 1, 0} : Cut{seq, unit});
-  }
-  cuts.push_back({p.batch, 0});
-  return cuts;
-}
-
 void run_decode(const DecodeParams& p, const Threads& threads) {
   int64_t tokens = 0;
   for (int64_t seq = 0; seq < p.batch; ++seq) {
@@ -257,8 +268,10 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   const int64_t workers = std::clamp<int64_t>(work / kMinWorkPerThread, 1, threads.num_threads);
   const std::vector<Cut> cuts = partition(p, workers);
   const Partials partials(p, cuts);
-  const std::unique_ptr<float[]> scratch(new float[workers * worker_floats(p)]);
-  Job job{p, *isa().kernels, cuts, partials, scratch.get()};
+  // Bytes, because the kernels keep pointers in their part of it as well as numbers.
+  const std::unique_ptr<std::byte[]> scratch(
+      new std::byte[workers * worker_floats(p) * sizeof(float)]);
+  Job job{p, *isa().kernels, cuts, partials, reinterpret_cast<float*>(scratch.get())};
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;

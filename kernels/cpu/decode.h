@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "../params.h"
 
@@ -20,22 +19,11 @@ struct Threads {
 // on the thread count or on the rest of the batch.
 constexpr int64_t kChunkTokens = 256;
 
-// A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those
-// of one sequence: unit = chunk * kv_heads + kv_head.
-struct Cut {
-  int64_t seq;
-  int64_t unit;
-};
-
-// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries.
-// Returns num_workers + 1 cuts, the last of which is {batch, 0}.
-std::vector<Cut> partition(const DecodeParams& params, int64_t num_workers);
-
 // Attends every row. All arguments have been checked; lengths and block ids are in range.
 void run_decode(const DecodeParams& params, const Threads& threads);
 
 // Name of the instruction set that run_decode uses: "avx2" or "baseline". PA_HP_CPU_ISA, read once,
-// chooses one by name; a name that this machine cannot run is an error.
+// chooses one by name; throws std::runtime_error if this machine cannot run it.
 const char* isa_name();
 
 }  // namespace pa_hp::cpu

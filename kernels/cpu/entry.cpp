@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 
 #include "../check.h"
@@ -113,7 +114,16 @@ TORCH_LIBRARY_IMPL(pa_hp, CPU, m) {
 
 }  // namespace pa_hp::cpu
 
-// For `python -m pa_hp info`: plain C, read through ctypes.
+extern "C" __attribute__((visibility("default"))) void pa_hp_cpu_run_alone() {
+  pa_hp::cpu::forked = true;
+}
+
+// For `python -m pa_hp info`: plain C, read through ctypes. Null if PA_HP_CPU_ISA names none of
+// this machine's, which an op says in full.
 extern "C" __attribute__((visibility("default"))) const char* pa_hp_cpu_isa() {
-  return pa_hp::cpu::isa_name();
+  try {
+    return pa_hp::cpu::isa_name();
+  } catch (const std::runtime_error&) {
+    return nullptr;
+  }
 }

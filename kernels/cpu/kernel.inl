@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kLanes = PA_HP_VECTOR_BYTES / 4;
 typedef float Vec __attribute__((vector_size(PA_HP_VECTOR_BYTES)));
-typedef int32_t IntVec __attribute__((vector_size(PA_HP_VECTOR_BYTES)));
+typedef uint32_t BitVec __attribute__((vector_size(PA_HP_VECTOR_BYTES)));
 typedef uint16_t HalfVec __attribute__((vector_size(PA_HP_VECTOR_BYTES / 2)));
 
 struct Half {
@@ -32,10 +32,10 @@ inline Vec load(const float* p) {
 
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-inline IntVec load_bits(const void* p) {
+inline BitVec load_bits(const void* p) {
   HalfVec narrow;
   std::memcpy(&narrow, p, sizeof narrow);
-  return __builtin_convertvector(narrow, IntVec);
+  return __builtin_convertvector(narrow, BitVec);
 }
 
 inline Vec load(const BFloat* p) { return (Vec)(load_bits(p) << 16); }
@@ -46,11 +46,11 @@ inline Vec load(const Half* p) {
 #else
   // Exponent and fraction move to fp32's places; multiplying by 2^112 mends the exponent's bias and
   // makes normal numbers of subnormal ones. Infinity and NaN keep their all-ones exponent.
-  const IntVec bits = load_bits(p);
-  const IntVec magnitude = (bits & 0x7fff) << 13;
+  const BitVec bits = load_bits(p);
+  const BitVec magnitude = (bits & 0x7fff) << 13;
   const Vec scaled = (Vec)magnitude * splat(0x1p112f);
-  const IntVec special = magnitude | 0x7f800000;
-  const IntVec value = (bits & 0x7c00) == 0x7c00 ? special : (IntVec)scaled;
+  const BitVec special = magnitude | 0x7f800000;
+  const BitVec value = (bits & 0x7c00) == 0x7c00 ? special : (BitVec)scaled;
   return (Vec)(value | (bits & 0x8000) << 16);
 #endif
 }
@@ -104,7 +104,7 @@ inline Vec exp2(Vec x) {
   p = p * f + 2.4022650695910071e-1f;
   p = p * f + 6.9314718055994531e-1f;
   p = p * f + 1.f;
-  const Vec result = (Vec)((IntVec)p + ((IntVec)shifted << 23));
+  const Vec result = (Vec)((BitVec)p + ((BitVec)shifted << 23));
   return x < -126.f ? splat(0.f) : (x == x ? result : x);
 }
 
@@ -236,7 +236,7 @@ struct Tile {
   const T* const* keys;  // row of every token, kv head 0
   const T* const* values;
   int64_t tokens;
-  float* weights;  // [rows, kTileStride]
+  float* weights;  // [rows, tile_tokens]
 };
 
 // One tile for kRows query heads that share a kv head.

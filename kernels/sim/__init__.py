@@ -1,191 +1,249 @@
-"""A model of an Ascend A2 chip that runs raw-CCE kernels on the CPU."""
+"""A model of an Ascend A2 chip that runs raw-CCE kernels on the CPU.
+
+Right answers, a check of every synchronisation, and a modelled time; docs/simulator.md tells how to
+read what it says.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import re
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from .report import Finding, Report, Timeline, chip_parameters
+from . import runtime as _runtime
+from .report import Finding, Report, Timeline, chip_names, chip_parameters
 
-_ROOT = Path(__file__).resolve().parent
-_SOURCES = [
-    "api.cpp",
-    "launch.cpp",
-    "shadow.cpp",
-    "sync.cpp",
-    "move.cpp",
-    "cube.cpp",
-    "vector.cpp",
-    "convert.cpp",
-    "reduce.cpp",
-    "timing.cpp",
-]
-_CORES = {"mix": 0, "aic": 1, "aiv": 2}
-_HALVES = {"cube": "__DAV_C220_CUBE__", "vector": "__DAV_C220_VEC__"}
-
-
-class _Options(ctypes.Structure):
-    _fields_ = [
-        ("block_dim", ctypes.c_int32),
-        ("cores_kind", ctypes.c_int32),
-        ("check", ctypes.c_int32),
-        ("strict_visibility", ctypes.c_int32),
-        ("latest", ctypes.c_int32),
-        ("record", ctypes.c_int32),
-        ("poison", ctypes.c_int32),
-        ("blind", ctypes.c_int32),
-        ("seed", ctypes.c_uint64),
-        ("drop", ctypes.c_char_p),
-    ]
-
-
-_runtime: ctypes.CDLL | None = None
-_CACHE: dict = {}
-
-
-def _load_runtime() -> ctypes.CDLL:
-    global _runtime
-    if _runtime is None:
-        out = Path(tempfile.mkdtemp()) / "libsim.so"
-        jobs = []
-        objects = []
-        for source in _SOURCES:
-            obj = out.parent / (source + ".o")
-            objects.append(str(obj))
-            jobs.append(
-                subprocess.Popen(
-                    ["g++", "-std=c++17", "-O2", "-mavx2", "-mfma", "-mf16c", "-g1", "-fPIC", "-c",
-                     str(_ROOT / source), "-o", str(obj)]
-                )
-            )
-        for job in jobs:
-            if job.wait() != 0:
-                raise RuntimeError("runtime does not compile")
-        subprocess.run(["g++", "-shared", *objects, "-o", str(out)], check=True)
-        _runtime = ctypes.CDLL(str(out), mode=ctypes.RTLD_GLOBAL)
-        _runtime.pa_sim_launch.restype = ctypes.c_void_p
-        _runtime.pa_sim_report.restype = ctypes.c_char_p
-        _runtime.pa_sim_report.argtypes = [ctypes.c_void_p]
-        _runtime.pa_sim_free.argtypes = [ctypes.c_void_p]
-        _runtime.pa_sim_parameters.restype = ctypes.c_char_p
-        _runtime.pa_sim_time.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]
-        _runtime.pa_sim_time.restype = ctypes.c_char_p
-        _runtime.pa_sim_num_events.argtypes = [ctypes.c_void_p]
-        _runtime.pa_sim_num_events.restype = ctypes.c_uint64
-        _runtime.pa_sim_events.argtypes = [ctypes.c_void_p] * 4
-        _runtime.pa_sim_edges.argtypes = [ctypes.c_void_p] * 2
-        _runtime.pa_sim_edges.restype = ctypes.c_uint64
-    return _runtime
+__all__ = ["Finding", "Kernel", "Report", "chip_names"]
 
 
 class Kernel:
-    """A raw-CCE source, built for the simulator."""
+    """A raw-CCE source, built for the simulator.
+
+    Parameters
+    ----------
+    path : str or Path
+        The source (``.cce``), as bisheng would compile it.
+    entry : str
+        Name of its ``__global__`` function.
+    include_dirs : sequence of str or Path
+        Searched for the source's own headers.
+    defines : sequence of str
+        Macros, ``NAME`` or ``NAME=VALUE``.
+    cores : str
+        What one block runs on: "mix" (a cube core and its two vector cores), "aic" or "aiv".
+    strict : bool
+        Build with clang and an address space per memory: pointers of different memories do not
+        mix, and a plain dereference of ``__ubuf__`` works (x86-64).
+
+    Raises
+    ------
+    pa_hp.BuildError
+        The source does not compile, or there is no compiler.
+    ValueError
+        Unknown `cores`, or no such file.
+    """
 
     def __init__(
         self,
         path: str | Path,
         entry: str,
+        *,
         include_dirs: Sequence[str | Path] = (),
         defines: Sequence[str] = (),
         cores: str = "mix",
         strict: bool = False,
     ) -> None:
-        self.cores = cores
+        if cores not in _runtime.CORES:
+            raise ValueError(f"sim.Kernel: expected cores to be mix, aic or aiv, got {cores!r}")
+        self.path = Path(path).resolve()
+        if not self.path.is_file():
+            raise ValueError(f"sim.Kernel: expected path to be a file, got {str(path)!r}")
         self.entry = entry
-        self._halves: dict[str, ctypes.CDLL] = {}
-        _load_runtime()
-        work = Path(tempfile.mkdtemp())
-        wrapper = work / "wrapper.cpp"
-        wrapper.write_text(f'#include "{Path(path).resolve()}"\nPA_SIM_ENTRY({entry})\n')
-        compiler = ["clang++-19", "-DPA_SIM_STRICT"] if strict else ["g++"]
-        for half, macro in _HALVES.items():
-            if (cores == "aic" and half == "vector") or (cores == "aiv" and half == "cube"):
-                continue
-            obj, lib = work / f"{half}.o", work / f"{half}.so"
-            subprocess.run(
-                [*compiler, "-std=c++17", "-O1", "-g1", "-fPIC", "-fsanitize=thread", "-w",
-                 f"-D{macro}=1", *(f"-D{d}" for d in defines), f"-I{_ROOT / 'include'}",
-                 *(f"-I{d}" for d in include_dirs), "-include", "cce.h", "-c", str(wrapper),
-                 "-o", str(obj)],
-                check=True,
-            )  # fmt: skip
-            subprocess.run([compiler[0], "-shared", str(obj), "-o", str(lib)], check=True)
-            library = ctypes.CDLL(str(lib))
-            library.pa_sim_signature.restype = ctypes.c_char_p
-            self._halves[half] = library
+        self.cores = cores
+        folder, self._halves = _runtime.kernel(
+            self.path, entry, include_dirs, defines, cores, strict
+        )
+        self._folder = folder
+        # A letter an argument: p pointer, i integer, f float, d double.
         self.signature = next(iter(self._halves.values())).pa_sim_signature().decode()
 
     def launch(
         self,
         block_dim: int,
         *args: Tensor | int | float | None,
+        soc: str | None = "910B2",
         check: bool = True,
         strict_visibility: bool = False,
         schedule_seed: int = 0,
         latest: bool = False,
+        warm: bool = False,
         drop: str = "",
         blind: bool = False,
-        soc: str | None = "910B2",
-        warm: bool = False,
     ) -> Report:
-        runtime = _load_runtime()
-        assert len(args) == len(self.signature), (len(args), self.signature)
-        words = (ctypes.c_uint64 * max(1, len(args)))()
-        begins, ends, names = [], [], []
-        for i, (arg, letter) in enumerate(zip(args, self.signature, strict=True)):
-            if isinstance(arg, Tensor):
-                words[i] = arg.data_ptr()
-                begins.append(arg.data_ptr())
-                ends.append(arg.data_ptr() + arg.untyped_storage().nbytes())
-                names.append(f"argument {i}".encode())
-            elif arg is None:
-                words[i] = 0
-            elif letter == "f":
-                words[i] = ctypes.c_uint32.from_buffer(ctypes.c_float(arg)).value
-            else:
-                words[i] = int(arg) & (2**64 - 1)
-        count = len(begins)
-        options = _Options(block_dim, _CORES[self.cores], check, strict_visibility, latest,
-                           soc is not None, 255, blind,
-                           schedule_seed, drop.encode())
+        """Run the kernel; tensors are changed in place.
+
+        Parameters
+        ----------
+        block_dim : int
+            Number of blocks (clusters for "mix").
+        *args : Tensor, int, float or None
+            One an argument of the entry. A tensor is a pointer to its first element, and the kernel
+            may touch its storage and nothing else; None is a null pointer.
+        soc : str or None
+            Chip that the modelled time is for: 910B1, 910B2, 910B3 or 910B4. None models no time.
+        check : bool
+            Look for hazards. Bounds are always checked.
+        strict_visibility : bool
+            A store to GM reaches other cores only behind a fence (pipe_barrier, then dsb).
+        schedule_seed : int
+            Which ready core runs next: 0 round robin, else a fixed permutation.
+        latest : bool
+            Carry out every operation as late as its flags allow, so that a missing
+            synchronisation shows as a wrong value too.
+        warm : bool
+            Model the time with the L2 cache as a first run leaves it.
+        drop : str
+            A synchronisation to leave out, as `Report.sync_sites` names it: for mutation tests.
+        blind : bool
+            A dropped wait still waits, but orders nothing: only the check of the order can notice.
+
+        Returns
+        -------
+        Report
+
+        Raises
+        ------
+        ValueError
+            Arguments that do not fit the entry's, or an unknown `soc`.
+        """
+        runtime = _runtime.runtime()
+        words, regions = self._arguments(args)
+        parameters = (
+            []
+            if soc is None
+            else chip_parameters(soc, runtime.pa_sim_parameters().decode().split(","))
+        )
+        if block_dim < 1:
+            raise ValueError(f"sim.Kernel: expected block_dim to be at least 1, got {block_dim}")
+        options = _runtime.Options(
+            block_dim,
+            _runtime.CORES[self.cores],
+            check,
+            strict_visibility,
+            latest,
+            soc is not None,  # record for the timing pass
+            0xFF,  # poison: NaN in every float type
+            blind,
+            schedule_seed,
+            drop.encode(),
+        )
         entries = [
-            ctypes.cast(self._halves[h].pa_sim_entry, ctypes.c_void_p) if h in self._halves else None
-            for h in _HALVES
+            ctypes.cast(self._halves[half].pa_sim_entry, ctypes.c_void_p)
+            if half in self._halves
+            else None
+            for half in _runtime.HALVES
         ]
+        count = len(regions)
+        begins, ends, names = zip(*regions, strict=True) if regions else ((), (), ())
         handle = runtime.pa_sim_launch(
-            ctypes.byref(options), *entries, words, len(args), count,
-            (ctypes.c_uint64 * max(1, count))(*begins), (ctypes.c_uint64 * max(1, count))(*ends),
-            (ctypes.c_char_p * max(1, count))(*names),
-        )  # fmt: skip
+            ctypes.byref(options),
+            *entries,
+            (ctypes.c_uint64 * len(words))(*words),
+            len(words),
+            count,
+            (ctypes.c_uint64 * count)(*begins),
+            (ctypes.c_uint64 * count)(*ends),
+            (ctypes.c_char_p * count)(*names),
+        )
         try:
-            data = json.loads(runtime.pa_sim_report(handle))
-            findings = [Finding(**f) for f in data["findings"]]
-            if data["failure"]:
-                kind = "deadlock" if data["failure"].startswith("deadlock") else "stopped"
-                findings.insert(0, Finding(kind, data["failure"], 1))
-            report = Report(findings, data["sync_sites"], data["ops"], soc, warm)
-            if soc is not None and not data["failure"]:
-                _time(runtime, handle, report)
+            facts = json.loads(runtime.pa_sim_report(handle))
+            findings = [
+                Finding(f["kind"], self._with_lines(f["message"]), f["count"])
+                for f in facts["findings"]
+            ]
+            if facts["failure"]:
+                kind = "deadlock" if facts["failure"].startswith("deadlock") else "stopped"
+                findings.insert(0, Finding(kind, facts["failure"], 1))
+            report = Report(findings, facts["sync_sites"], facts["ops"], soc, warm)
+            if soc is not None and not facts["failure"]:
+                _add_time(runtime, handle, report, parameters)
         finally:
             runtime.pa_sim_free(handle)
         return report
 
+    def _arguments(
+        self, args: Sequence[Tensor | int | float | None]
+    ) -> tuple[list[int], list[tuple[int, int, bytes]]]:
+        """One word an argument, and (begin, end, name) of every tensor."""
+        if len(args) != len(self.signature):
+            raise ValueError(
+                f"{self.entry}: expected {len(self.signature)} arguments, got {len(args)}"
+            )
+        words: list[int] = []
+        regions: dict[int, tuple[int, int, bytes]] = {}
+        for number, (arg, letter) in enumerate(zip(args, self.signature, strict=True)):
+            if isinstance(arg, Tensor) and letter == "p" and arg.device.type == "cpu":
+                storage = arg.untyped_storage()
+                begin = storage.data_ptr()
+                words.append(arg.data_ptr())
+                if storage.nbytes() > 0:
+                    name = f"argument {number}".encode()
+                    regions.setdefault(begin, (begin, begin + storage.nbytes(), name))
+            elif arg is None and letter == "p":
+                words.append(0)
+            elif isinstance(arg, int) and letter == "i":
+                words.append(arg & (2**64 - 1))
+            elif isinstance(arg, int | float) and letter in "fd":
+                number_type = ctypes.c_float if letter == "f" else ctypes.c_double
+                raw = bytes(number_type(arg))
+                words.append(int.from_bytes(raw, "little"))
+            else:
+                wanted = {
+                    "p": "a CPU tensor or None",
+                    "i": "an int",
+                    "f": "a number",
+                    "d": "a number",
+                }
+                raise ValueError(
+                    f"{self.entry}: expected argument {number} to be {wanted[letter]}, got {arg!r}"
+                )
+        return words, list(regions.values())
 
-def _time(runtime: ctypes.CDLL, handle: int, report: Report) -> None:
-    """Runs the timing pass and adds its result to the report."""
-    parameters = chip_parameters(report.soc, runtime.pa_sim_parameters().decode().split(","))
-    timing = json.loads(
-        runtime.pa_sim_time(handle, (ctypes.c_double * len(parameters))(*parameters), report.warm)
-    )
+    def _with_lines(self, message: str) -> str:
+        """File and line for the places of scalar accesses, which come as library+offset."""
+
+        def place(match: re.Match[str]) -> str:
+            addr2line = shutil.which("addr2line")
+            if addr2line is None:
+                return match[0]
+            done = subprocess.run(
+                [addr2line, "-e", str(self._folder / match[1]), match[2]],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            where = done.stdout.strip().rsplit("/", 1)[-1].split(" ")[0]
+            return where if where and not where.startswith("?") else match[0]
+
+        return re.sub(r"(\w+\.so)\+(0x[0-9a-f]+)", place, message)
+
+
+def _add_time(
+    runtime: ctypes.CDLL, handle: int, report: Report, parameters: Sequence[float]
+) -> None:
+    """Run the timing pass and add its result to the report."""
+    values = (ctypes.c_double * len(parameters))(*parameters)
+    timing = json.loads(runtime.pa_sim_time(handle, values, report.warm))
     if "failure" in timing:
-        return report.add_timing(timing)
+        report.add_timing(timing)
+        return
     count = runtime.pa_sim_num_events(handle)
     start, end = np.empty(count), np.empty(count)
     fields = np.empty((count, 6), np.int32)

@@ -220,6 +220,7 @@ struct Finding {
   uint64_t begin = 0;
   uint64_t end = 0;
   std::string text;
+  uint64_t op = 0;  // which operation it is of; its further blocks do not count again
   int count = 1;
 
   std::string message() const;

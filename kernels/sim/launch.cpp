@@ -1,4 +1,5 @@
 // One launch: fibers, pipe queues, flags, barriers and cross-core signals.
+#include <dlfcn.h>
 #include <link.h>
 
 #include <algorithm>
@@ -53,6 +54,15 @@ std::string site_text(const Site& site) {
   if (site.file) {
     const char* slash = std::strrchr(site.file, '/');
     text << (slash ? slash + 1 : site.file) << ":" << site.line;
+    return text.str();
+  }
+  // A scalar access: the library and the offset in it of the instruction before the return address,
+  // which the Python side turns into a line.
+  Dl_info info{};
+  if (dladdr(site.pc, &info) != 0 && info.dli_fname != nullptr) {
+    const char* slash = std::strrchr(info.dli_fname, '/');
+    text << (slash ? slash + 1 : info.dli_fname) << "+0x" << std::hex
+         << static_cast<const char*>(site.pc) - static_cast<const char*>(info.dli_fbase) - 1;
   } else {
     text << "pc " << site.pc;
   }
@@ -147,10 +157,11 @@ void Launch::find_at(const std::string& key, Finding finding) {
     return;
   }
   Finding& known = findings_[place->second];
-  if (known.count == 1 && known.text == finding.text && known.end == finding.begin) {
-    known.end = finding.end;  // the next block of the same operation
-  } else {
+  if (finding.op == 0 || finding.op != known.op) {
+    known.op = finding.op;
     ++known.count;
+  } else if (known.count == 1 && known.end == finding.begin) {
+    known.end = finding.end;
   }
 }
 

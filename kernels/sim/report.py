@@ -123,11 +123,11 @@ class Report:
             return "\n".join([*lines, "not timed"])
         start = "L2 warm from a run before" if self.warm else "L2 cold"
         lines.insert(0, f"modelled time {self.time_us:.2f} us on {self.soc}, {start}")
-        mib = {k: v / 2**20 for k, v in self.bytes.items()}
+        size = {k: _size_text(v) for k, v in self.bytes.items()}
         rate = (self.bytes["hbm_read"] + self.bytes["hbm_write"]) / (self.time_us or 1) / 1e3
         lines.append(
-            f"GM read {mib['gm_read']:.2f} MiB, written {mib['gm_write']:.2f}; of this from HBM "
-            f"{mib['hbm_read']:.2f}, to HBM {mib['hbm_write']:.2f} (modelled {rate:.0f} GB/s)"
+            f"GM read {size['gm_read']}, written {size['gm_write']}; from HBM {size['hbm_read']}, "
+            f"to HBM {size['hbm_write']} (modelled {rate:.0f} GB/s)"
         )
         lines.append(f"balance {self.balance:.3f} (slowest cluster / mean)")
         for kind in ("AIC", "AIV"):
@@ -161,7 +161,9 @@ class Report:
     def _chosen(self, cores: Sequence[str] | None) -> tuple[Timeline, list[int]]:
         timeline = self.timeline
         if timeline is None:
-            raise ValueError("pa_hp.sim: this launch was not timed; launch with a soc and no failure")
+            raise ValueError(
+                "pa_hp.sim: this launch was not timed; launch with a soc and no failure"
+            )
         if cores is None:
             return timeline, list(range(len(timeline.core_names)))
         for name in cores:
@@ -290,3 +292,7 @@ def _palette() -> list[str]:
     """Tableau's ten colours and, last, one for all further builtins."""
     return ["tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown",
             "tab:pink", "tab:olive", "tab:cyan", "tab:gray"]  # fmt: skip
+
+
+def _size_text(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -56,7 +56,11 @@ struct Check {
     if (&first_core != &core) text << core_text(first_core) << " ";
     text << kPipeNames[first_pipe] << " " << (first_write ? "wrote" : "read") << " at "
          << site_text(g_sites[first_site]) << ", and nothing orders the two";
-    launch.find_at(key(kind, mem, first_site), {kind, mem, begin, end, text.str()});
+    launch.find_at(key(kind, mem, first_site), {kind, mem, begin, end, text.str(), op_id()});
+  }
+
+  uint64_t op_id() const {
+    return (static_cast<uint64_t>(core.index) * kPipes + op.pipe + 1) << 32 | epoch;
   }
 
   // One finding for a pair of sites, whatever the cores.
@@ -179,7 +183,7 @@ struct Check {
          << ", whose signal came without pipe_barrier and dsb before it";
     launch.find_at(key("no fence", region->name, old.site),
                    {"no fence", "GM " + region->name, begin - region->begin,
-                    begin - region->begin + old.end - old.begin, text.str()});
+                    begin - region->begin + old.end - old.begin, text.str(), op_id()});
   }
 
   void gm(uint64_t begin, uint32_t bytes, bool write, bool atomic) const {

@@ -221,9 +221,11 @@ class Replay {
  private:
   uint32_t id(int core, uint32_t record) const { return first_[core] + record; }
   void wake(int proc) { ready_.push_back(proc); }
-  void complete(uint32_t record, double start, double end) {
+  // `fires`: the end as others see it; later than `end` for a flag that a transfer's latency holds back.
+  void complete(uint32_t record, double start, double end, double fires) {
     start_[record] = start;
     end_[record] = end;
+    fires_[record] = fires;
     for (int proc = waiter_[record]; proc >= 0;) {
       const int next = next_waiter_[proc];
       waits_on_[proc] = kNone;
@@ -258,7 +260,7 @@ class Replay {
   Bytes bytes_;
   std::vector<uint32_t> first_;
   std::vector<CoreState> cores_;
-  std::vector<double> issue_, start_, end_, ready_at_;
+  std::vector<double> issue_, start_, end_, fires_, ready_at_;
   std::vector<uint32_t> because_, last_block_, waits_on_;
   std::vector<Cause> cause_;
   std::vector<int> waiter_, next_waiter_;
@@ -296,6 +298,7 @@ Replay::Replay(Launch& launch, const Chip& chip, Cache& cache)
   issue_.assign(total, kUnknown);
   start_.assign(total, kUnknown);
   end_.assign(total, kUnknown);
+  fires_.assign(total, kUnknown);
   ready_at_.assign(total, 0);
   because_.assign(total, kNone);
   last_block_.assign(total, kNone);
@@ -393,11 +396,11 @@ bool Replay::scalar_step(int core, uint32_t index, const Record& record) {
     why = static_cast<Stall>(cross ? kCounter + record.id : kFlag + record.other);
     for (const auto& [from_core, from_record] : record.after) {
       const uint32_t from = id(from_core, from_record);
-      if (end_[from] < 0) {
+      if (fires_[from] < 0) {
         await(from, proc);
         return false;
       }
-      const double arrives = end_[from] + (cross ? chip_.signal : 0);
+      const double arrives = fires_[from] + (cross ? chip_.signal : 0);
       if (arrives <= until) continue;
       until = arrives;
       cause_[index] = cross ? Cause::kSignal : Cause::kRecord;
@@ -410,7 +413,7 @@ bool Replay::scalar_step(int core, uint32_t index, const Record& record) {
     state.pipe[kS].stall[why] += until - begin;
   }
   state.now = until;
-  complete(index, begin, until);
+  complete(index, begin, until, until);
   return true;
 }
 
@@ -474,17 +477,18 @@ void Replay::run_pipe(int core, Pipe which) {
       why = static_cast<Stall>(kFlag + record.other);
       for (const auto& [from_core, from_record] : record.after) {
         const uint32_t from = id(from_core, from_record);
-        if (end_[from] < 0) {
+        if (fires_[from] < 0) {
           await(from, proc);
           return;
         }
-        if (end_[from] <= end) continue;
-        end = end_[from];
+        if (fires_[from] <= end) continue;
+        end = fires_[from];
         cause_[index] = Cause::kRecord;
         because_[index] = from;
       }
     } else if (record.kind != Kind::kWork) {
-      // Flags and signals leave, and a barrier lets go, when all earlier operations are done.
+      // A flag or signal leaves, and a barrier lets go, when all earlier operations are done. The pipe
+      // stands at a barrier; past a flag or signal it goes on.
       why = kBarrierStall;
       if (pipe.done > end) {
         end = pipe.done;
@@ -508,17 +512,21 @@ void Replay::run_pipe(int core, Pipe which) {
       }
     } else {
       ready_at_[index] = end;
-      pipe.stall[why] += end - start;
-      end += chip_.sync;
       pipe.busy += chip_.sync;
-      if (end > pipe.done) {
-        pipe.done = end;
-        pipe.done_by = index;
+      end += chip_.sync;
+      pipe.done = std::max(pipe.done, end);
+      pipe.done_by = pipe.done == end ? index : pipe.done_by;
+      if (record.kind == Kind::kSetFlag || record.kind == Kind::kSignal) {
+        pipe.free = start + chip_.sync;
+        if (issued >= start) pipe.free_by = kNone;  // not held up by the operation before
+        complete(index, start, pipe.free, end);
+        continue;
       }
+      pipe.stall[why] += end - chip_.sync - start;
     }
     pipe.free = end;
     pipe.free_by = index;
-    complete(index, start, end);
+    complete(index, start, end, end);
   }
   if (pipe.transferring) return;
   if (state.draining) wake(core * kPipes);
@@ -631,7 +639,7 @@ void Replay::chunk(double at, int proc) {
     pipe.done = done;
     pipe.done_by = index;
   }
-  complete(index, start_[index], end);
+  complete(index, start_[index], end, end);
   wake(proc);
 }
 
@@ -707,12 +715,12 @@ std::string Replay::path_json(double total) {
     const auto core = std::upper_bound(first_.begin(), first_.end(), at) - first_.begin() - 1;
     const Core& place = *launch_.cores()[core];
     add(place.cube, place.records[at - first_[core]].pipe, label_[at], until - ready_at_[at]);
-    until = ready_at_[at];
+    until = std::min(until, ready_at_[at]);
     switch (cause_[at]) {
       case Cause::kRecord: at = because_[at]; break;
       case Cause::kSignal:
-        add(place.cube, kS, kSignalLabel, until - end_[because_[at]]);
-        until = end_[because_[at]];
+        add(place.cube, kS, kSignalLabel, until - fires_[because_[at]]);
+        until = fires_[because_[at]];
         at = because_[at];
         break;
       case Cause::kIssue: {

@@ -1,10 +1,10 @@
-"""Every kind of finding has a kernel that provokes it, and the kernel without the mistake has none."""
+"""Every kind of finding has a kernel that provokes it; without the mistake there is none."""
 
 from pathlib import Path
 
 import pytest
 import torch
-import sim
+from pa_hp import sim
 
 HERE = Path(__file__).parent
 TILE = 1024
@@ -17,16 +17,16 @@ FINDINGS = {
     "SCALAR_OUT_OF_TENSOR": ("out of bounds", "(scalar load) GM argument 0[4096, 4100)"),
     "SET_TWICE": ("flag set twice", "flag MTE2->V 0 set at findings.cce:"),
     "NO_WAIT": ("RAW", "UB[0, 4096): AIV 0.0 V reads at findings.cce:"),
-    "ARGUMENT": ("argument out of range", "repeat is 256, which does not fit in 8 bits"),
+    "ARGUMENT": ("argument out of range", "repeat is 256, which does not fit in its 8 bits"),
     "HALF_OF_IT": ("uninitialised", "GM argument 1[2048, "),
     "NO_BARRIER": (
         "RAW",
-        "AIV 0.0 V reads at findings.cce:42 (vadd) what V wrote at findings.cce:39",
+        "AIV 0.0 V reads at findings.cce:39 (vadd) what V wrote at findings.cce:36",
     ),
-    "OVERWRITE": ("WAR", "MTE2 writes at findings.cce:45 (copy_gm_to_ubuf) what V read"),
-    "WRITE_TWICE": ("WAW", "MTE2 writes at findings.cce:48 (copy_gm_to_ubuf) what V wrote"),
-    "LEFT_OVER": ("flag left over", "flag V->MTE2 3 set at findings.cce:51 is never waited for"),
-    "NEVER_SET": ("deadlock", "pipe V waits at findings.cce:54 for flag MTE2->V 5"),
+    "OVERWRITE": ("WAR", "MTE2 writes at findings.cce:42 (copy_gm_to_ubuf) what V read"),
+    "WRITE_TWICE": ("WAW", "MTE2 writes at findings.cce:45 (copy_gm_to_ubuf) what V wrote"),
+    "LEFT_OVER": ("flag left over", "flag V->MTE2 3 set at findings.cce:48 is never waited for"),
+    "NEVER_SET": ("deadlock", "pipe V waits at findings.cce:51 for flag MTE2->V 5"),
     "NO_SUCH_PAIR": ("no such pipe pair", "a vector core has no flag M->V"),
     "EVENT": ("argument out of range", "event id is 9, the hardware has 0 to 7"),
     "SCALAR_TOO_EARLY": ("RAW", "AIV 0.0 S reads at "),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sim
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pa_hp import sim
 
 HERE = Path(__file__).parent
 L1_IMAGE = 128 * 1024

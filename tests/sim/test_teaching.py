@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import sim
+from pa_hp import sim
 
 HERE = Path(__file__).parent / "kernels"
 
@@ -112,7 +112,5 @@ def test_every_wait_orders_something(teaching):
     kernel, make = teaching
     _, report = run(kernel, make)
     waits = [site for site in report.sync_sites if "wait" in site or "barrier" in site]
-    unnoticed = {
-        site for site in waits if not run(kernel, make, drop=site, blind=True)[1].hazards
-    }
+    unnoticed = {site for site in waits if not run(kernel, make, drop=site, blind=True)[1].hazards}
     assert unnoticed == BALANCE_ONLY[kernel.entry]

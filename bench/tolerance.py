@@ -1,0 +1,75 @@
+"""How far an answer may be off. ``docs/numerics.md`` derives every number here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+U32 = 2.0**-24  # unit roundoff of float32, in which the kernel accumulates
+SIGMAS = 4.0  # how many standard deviations of the error model an element may be off
+NARROWEST = 4  # lanes of the narrowest vectors, which have the longest sums
+CHUNK = 256  # kChunkTokens in kernels/cpu/decode.h
+PEER_RATIO = 2.0  # the kernel's largest error against that of same-dtype PyTorch
+
+
+class Limits(NamedTuple):
+    unit: float  # unit roundoff of the output dtype
+    floor: float  # half the distance of its smallest numbers
+    cosine: float  # limit of 1 - cos(out, reference)
+
+
+LIMITS = {
+    torch.float16: Limits(2.0**-11, 2.0**-25, 2.0**-22),
+    torch.bfloat16: Limits(2.0**-8, 2.0**-134, 2.0**-16),
+    torch.float32: Limits(2.0**-24, 2.0**-150, 2.0**-40),
+}
+
+
+def score_error(head_dim: int, length: int, score_std: float) -> float:
+    """Standard deviation of a weight's relative error, in units of `U32`."""
+    reach = score_std * math.sqrt(2 * math.log(max(length, 2)))  # largest of `length` normal scores
+    typical = min(score_std**2, reach) + score_std  # where the softmax's mass lies
+    dot = score_std * math.sqrt(head_dim / NARROWEST / 6)
+    return dot + 4 * typical + reach + 3
+
+
+def out_limits(
+    dtype: torch.dtype, head_dim: int, length: int, score_std: float = 1.0
+) -> tuple[float, float]:
+    """(atol, rtol) of an element of `out` in a row of `length` tokens."""
+    limits = LIMITS[dtype]
+    spread = min(1.0, 2 * math.sqrt(math.exp(min(score_std**2, 50)) / max(length, 1)))
+    sums = math.sqrt(min(length, CHUNK) / 6) + math.sqrt(length / CHUNK / 6)
+    atol = SIGMAS * U32 * spread * (score_error(head_dim, length, score_std) + sums)
+    return atol + limits.floor, limits.unit + 4 * U32
+
+
+def lse_limits(head_dim: int, length: int, score_std: float = 1.0) -> tuple[float, float]:
+    """(atol, rtol) of an element of `lse` in a row of `length` tokens."""
+    sums = math.sqrt(min(length, CHUNK) / NARROWEST / 3) + math.sqrt(length / CHUNK / 3)
+    return SIGMAS * U32 * (score_error(head_dim, length, score_std) + sums), 4 * U32
+
+
+def bound(want: Tensor, limits: Sequence[tuple[float, float]]) -> Tensor:
+    """Largest error of every element of ``want [batch, ...]``, given each row's (atol, rtol)."""
+    columns = torch.tensor(limits, dtype=torch.float64).view(-1, 2, *[1] * (want.dim() - 1))
+    atol, rtol = columns.unbind(1)
+    return atol + rtol * want.abs()
+
+
+def peer_bound(peer: Tensor, want: Tensor) -> float:
+    """Largest error that PyTorch's answer in the same dtype leaves to the kernel's."""
+    error = float((peer.double() - want).abs().max())
+    return PEER_RATIO * error + 4 * U32 * float(want.abs().max())
+
+
+def misdirection(got: Tensor, want: Tensor) -> float:
+    """1 - cos of the angle between the two; 0 where it has no meaning."""
+    norms = float(got.double().norm() * want.norm())
+    if norms == 0 or not math.isfinite(norms):
+        return 0.0
+    return 1 - float((got.double() * want).sum()) / norms
