@@ -1,11 +1,12 @@
 // Discrete-event replay of a launch.
 //
-// Per core, the scalar unit issues the records in program order; each pipe takes its own from an in-order
-// queue (of unbounded depth). An operation starts when the one before it in its pipe has ended: the
-// overlap of one operation's tail with the next one's head is not modelled, except that the latency of GM
-// delays what waits for a transfer and not the next transfer. Everything local to a core follows from
-// times already known and is worked off at once; only GM traffic meets other cores, and is taken chunk by
-// chunk in the order of time, through first-come-first-served servers for the L2 and for HBM.
+// Per core, the scalar unit issues the records in program order; each pipe takes its own from an
+// in-order queue (of unbounded depth). An operation starts when the one before it in its pipe has
+// ended: the overlap of one operation's tail with the next one's head is not modelled, except that
+// the latency of GM delays what waits for a transfer and not the next transfer. Everything local to
+// a core follows from times already known and is worked off at once; only GM traffic meets other
+// cores, and is taken chunk by chunk in the order of time, through first-come-first-served servers
+// for the L2 and for HBM.
 #include "timing.h"
 
 #include <algorithm>
@@ -18,30 +19,35 @@
 
 namespace sim {
 
-const std::vector<const char*> kParameters{
-    "cube_cores",   "vector_cores",   "clock",          "hbm",         "l2",         "l2_size",
-    "gm_to_l1_hbm", "gm_to_l1_l2",    "nd2nz",          "gm_to_ub_hbm", "gm_to_ub_l2", "ub_to_gm",
-    "l1_to_gm",     "l0c_to_gm",      "l2_write",       "gm_to_l1_fixed", "gm_to_ub_fixed",
-    "store_fixed",  "l2_hit_latency", "l2_miss_latency", "l2_line",    "burst_unit", "chunk",
-    "issue",        "sync_issue",     "sync",           "signal"};
+// Entries of chips.json, where each has its unit and source.
+// clang-format off
+#define PA_SIM_PARAMETERS(X) \
+  X(cube_cores) X(vector_cores) X(clock) X(hbm) \
+  X(l2) X(l2_size) X(gm_to_l1_hbm) X(gm_to_l1_l2) \
+  X(nd2nz) X(gm_to_ub_hbm) X(gm_to_ub_l2) X(ub_to_gm) \
+  X(l1_to_gm) X(l0c_to_gm) X(l2_write) X(l2_hit_latency) \
+  X(l2_miss_latency) X(l2_line) X(burst_unit) X(chunk) \
+  X(issue) X(sync_issue) X(sync) X(signal)
+// clang-format on
+
+#define PA_SIM_NAME(name) #name,
+const std::vector<const char*> kParameters{PA_SIM_PARAMETERS(PA_SIM_NAME)};
 
 namespace {
 
+#define PA_SIM_MEMBER(name) double name;
 struct Chip {
-  double cube_cores, vector_cores, clock, hbm, l2, l2_size, gm_to_l1_hbm, gm_to_l1_l2, nd2nz,
-      gm_to_ub_hbm, gm_to_ub_l2, ub_to_gm, l1_to_gm, l0c_to_gm, l2_write, gm_to_l1_fixed,
-      gm_to_ub_fixed, store_fixed, l2_hit_latency, l2_miss_latency, l2_line, burst_unit, chunk, issue,
-      sync_issue, sync, signal;
+  PA_SIM_PARAMETERS(PA_SIM_MEMBER)
 };
 
 constexpr uint32_t kNone = ~0u;
 constexpr double kUnknown = -1;
 
-// ---- L2 -----------------------------------------------------------------------------------------------
+// ---- L2 ---------------------------------------------------------------------------------------
 
-// A write-back cache of whole lines, fully associative, least recently used line out first. Addresses are
-// taken relative to their tensor, as if every tensor began on a line: results do not depend on where the
-// host put them.
+// A write-back cache of whole lines, fully associative, least recently used line out first.
+// Addresses are taken relative to their tensor, as if every tensor began on a line: results do not
+// depend on where the host put them.
 class Cache {
  public:
   Cache(const std::vector<Region>& regions, uint64_t line, uint64_t capacity)
@@ -139,7 +145,7 @@ struct Bytes {
   double hbm_read = 0, hbm_write = 0;
 };
 
-// ---- State --------------------------------------------------------------------------------------------
+// ---- State ------------------------------------------------------------------------------------
 
 // Why a pipe is not at work. kFlag + pipe, kCounter + id.
 enum Stall : uint8_t {
@@ -158,14 +164,21 @@ std::string stall_text(int stall) {
   if (stall >= kCounter && stall < kWave) {
     return "cross-core counter " + std::to_string(stall - kCounter);
   }
-  if (stall >= kFlag && stall < kCounter) return std::string("flag from ") + kPipeNames[stall - kFlag];
+  if (stall >= kFlag && stall < kCounter)
+    return std::string("flag from ") + kPipeNames[stall - kFlag];
   switch (stall) {
-    case kIssue: return "issue";
-    case kBarrierStall: return "barrier";
-    case kDrain: return "barrier of all pipes";
-    case kBandwidth: return "bandwidth";
-    case kWave: return "earlier blocks";
-    default: return "finished";
+    case kIssue:
+      return "issue";
+    case kBarrierStall:
+      return "barrier";
+    case kDrain:
+      return "barrier of all pipes";
+    case kBandwidth:
+      return "bandwidth";
+    case kWave:
+      return "earlier blocks";
+    default:
+      return "finished";
   }
 }
 
@@ -221,7 +234,8 @@ class Replay {
  private:
   uint32_t id(int core, uint32_t record) const { return first_[core] + record; }
   void wake(int proc) { ready_.push_back(proc); }
-  // `fires`: the end as others see it; later than `end` for a flag that a transfer's latency holds back.
+  // `fires`: the end as others see it; later than `end` for a flag that a transfer's latency holds
+  // back.
   void complete(uint32_t record, double start, double end, double fires) {
     start_[record] = start;
     end_[record] = end;
@@ -277,7 +291,10 @@ class Replay {
 };
 
 Replay::Replay(Launch& launch, const Chip& chip, Cache& cache)
-    : launch_(launch), chip_(chip), cache_(cache), hbm_rate_(chip.hbm * 1e3 / chip.clock),
+    : launch_(launch),
+      chip_(chip),
+      cache_(cache),
+      hbm_rate_(chip.hbm * 1e3 / chip.clock),
       l2_rate_(chip.l2 * 1e3 / chip.clock) {
   auto& cores = launch.cores();
   cores_.resize(cores.size());
@@ -309,8 +326,8 @@ Replay::Replay(Launch& launch, const Chip& chip, Cache& cache)
 }
 
 bool Replay::run() {
-  // More blocks than the chip holds: each later one starts when the one that many before it has ended
-  // (assumed; the hardware's dispatch order is not documented).
+  // More blocks than the chip holds: each later one starts when the one that many before it has
+  // ended (assumed; the hardware's dispatch order is not documented).
   for (size_t core = 0; core < cores_.size(); ++core) {
     if (static_cast<int>(core) < clusters_at_once_ * cores_per_cluster_) {
       wake(static_cast<int>(core) * kPipes);
@@ -334,7 +351,7 @@ bool Replay::run() {
   return std::all_of(cores_.begin(), cores_.end(), [](const CoreState& c) { return c.end >= 0; });
 }
 
-// ---- Scalar unit --------------------------------------------------------------------------------------
+// ---- Scalar unit ------------------------------------------------------------------------------
 
 void Replay::run_scalar(int core) {
   CoreState& state = cores_[core];
@@ -435,10 +452,10 @@ void Replay::finish_core(int core) {
   wake(static_cast<int>(follower) * kPipes);
 }
 
-// ---- Pipes --------------------------------------------------------------------------------------------
+// ---- Pipes ------------------------------------------------------------------------------------
 
-// Books the time from the pipe's last operation to `until`, when it was given its next: as the scalar
-// unit's waits in that time, and the rest as issue.
+// Books the time from the pipe's last operation to `until`, when it was given its next: as the
+// scalar unit's waits in that time, and the rest as issue.
 void Replay::gap(CoreState& state, Pipeline& pipe, double until) {
   double from = pipe.free;
   if (until <= from) return;
@@ -487,8 +504,8 @@ void Replay::run_pipe(int core, Pipe which) {
         because_[index] = from;
       }
     } else if (record.kind != Kind::kWork) {
-      // A flag or signal leaves, and a barrier lets go, when all earlier operations are done. The pipe
-      // stands at a barrier; past a flag or signal it goes on.
+      // A flag or signal leaves, and a barrier lets go, when all earlier operations are done. The
+      // pipe stands at a barrier; past a flag or signal it goes on.
       why = kBarrierStall;
       if (pipe.done > end) {
         end = pipe.done;
@@ -533,7 +550,7 @@ void Replay::run_pipe(int core, Pipe which) {
   finish_core(core);
 }
 
-// ---- GM -----------------------------------------------------------------------------------------------
+// ---- GM ---------------------------------------------------------------------------------------
 
 void Replay::start_transfer(int proc, const Record& record, double at) {
   Pipeline& pipe = cores_[proc / kPipes].pipe[proc % kPipes];
@@ -542,12 +559,11 @@ void Replay::start_transfer(int proc, const Record& record, double at) {
   pipe.transfer = {};
   Transfer& transfer = pipe.transfer;
   transfer.access = &record.gm;
-  double fixed = record.cycles;
+  const double fixed = record.cycles;  // of a series of records for one operation, in the first
   if (record.gm.write) {
     double rate = record.pipe == kFix ? chip_.l0c_to_gm : cube ? chip_.l1_to_gm : chip_.ub_to_gm;
     rate = std::min(rate, chip_.l2_write);
     transfer.hit_rate = transfer.miss_rate = rate;
-    if (fixed == 0) fixed = chip_.store_fixed;
   } else {
     transfer.hit_rate = cube ? chip_.gm_to_l1_l2 : chip_.gm_to_ub_l2;
     transfer.miss_rate = cube ? chip_.gm_to_l1_hbm : chip_.gm_to_ub_hbm;
@@ -555,15 +571,15 @@ void Replay::start_transfer(int proc, const Record& record, double at) {
       transfer.hit_rate = std::min(transfer.hit_rate, chip_.nd2nz);
       transfer.miss_rate = std::min(transfer.miss_rate, chip_.nd2nz);
     }
-    if (fixed == 0) fixed = cube ? chip_.gm_to_l1_fixed : chip_.gm_to_ub_fixed;
   }
   pipe.busy += fixed;
   events_.push({at + fixed, proc});
 }
 
-// Takes the next chunk of a pipe's transfer through the L2 and, where that misses, HBM. Time in the core
-// counts bursts rounded up to whole burst units; HBM is read by whole lines. Stores end in the L2; lines
-// that they or loads push out are written to HBM without holding up anybody but the later users of HBM.
+// Takes the next chunk of a pipe's transfer through the L2 and, where that misses, HBM. Time in the
+// core counts bursts rounded up to whole burst units; HBM is read by whole lines. Stores end in the
+// L2; lines that they or loads push out are written to HBM without holding up anybody but the later
+// users of HBM.
 void Replay::chunk(double at, int proc) {
   Pipeline& pipe = cores_[proc / kPipes].pipe[proc % kPipes];
   Transfer& transfer = pipe.transfer;
@@ -576,10 +592,10 @@ void Replay::chunk(double at, int proc) {
   uint64_t asked = 0, hit = 0, missed = 0, fetched = 0;
   while (asked < limit && transfer.stretch < stretches) {
     const uint64_t n = transfer.stretch;
-    const auto [offset, first_line] = cache_.locate(
-        a.base + n / a.inner * a.outer_stride + n % a.inner * a.inner_stride + transfer.offset);
-    const auto bytes = static_cast<uint32_t>(
-        std::min<uint64_t>(a.bytes - transfer.offset, limit - offset % line));
+    const auto [offset, first_line] = cache_.locate(a.base + n / a.inner * a.outer_stride +
+                                                    n % a.inner * a.inner_stride + transfer.offset);
+    const auto bytes =
+        static_cast<uint32_t>(std::min<uint64_t>(a.bytes - transfer.offset, limit - offset % line));
     for (uint64_t at_byte = offset; at_byte < offset + bytes;) {
       const uint64_t stop = std::min(offset + bytes, (at_byte / line + 1) * line);
       const uint64_t padded = (stop + unit - 1) / unit * unit - at_byte / unit * unit;
@@ -643,7 +659,7 @@ void Replay::chunk(double at, int proc) {
   wake(proc);
 }
 
-// ---- Result -------------------------------------------------------------------------------------------
+// ---- Result -----------------------------------------------------------------------------------
 
 std::string quoted(const std::string& text) {
   std::string out = "\"";
@@ -660,7 +676,9 @@ void Replay::label_records() {
     const char* name;
     const char* file;
     int line;
-    bool operator==(const Key& o) const { return name == o.name && file == o.file && line == o.line; }
+    bool operator==(const Key& o) const {
+      return name == o.name && file == o.file && line == o.line;
+    }
   };
   struct Hash {
     size_t operator()(const Key& k) const {
@@ -717,7 +735,9 @@ std::string Replay::path_json(double total) {
     add(place.cube, place.records[at - first_[core]].pipe, label_[at], until - ready_at_[at]);
     until = std::min(until, ready_at_[at]);
     switch (cause_[at]) {
-      case Cause::kRecord: at = because_[at]; break;
+      case Cause::kRecord:
+        at = because_[at];
+        break;
       case Cause::kSignal:
         add(place.cube, kS, kSignalLabel, until - fires_[because_[at]]);
         until = fires_[because_[at]];
@@ -731,10 +751,13 @@ std::string Replay::path_json(double total) {
         at = block;
         break;
       }
-      case Cause::kStart: at = kNone; break;
+      case Cause::kStart:
+        at = kNone;
+        break;
     }
   }
-  std::vector<std::pair<std::tuple<bool, int, int32_t>, Share>> sorted(shares.begin(), shares.end());
+  std::vector<std::pair<std::tuple<bool, int, int32_t>, Share>> sorted(shares.begin(),
+                                                                       shares.end());
   std::stable_sort(sorted.begin(), sorted.end(),
                    [](const auto& a, const auto& b) { return a.second.cycles > b.second.cycles; });
   std::ostringstream out;
@@ -742,14 +765,14 @@ std::string Replay::path_json(double total) {
   const char* comma = "";
   for (const auto& [key, share] : sorted) {
     const auto [cube, pipe, label] = key;
-    out << comma << "{\"core\": \"" << (cube ? "AIC" : "AIV") << "\", \"pipe\": \"" << kPipeNames[pipe]
-        << "\", \"builtin\": "
+    out << comma << "{\"core\": \"" << (cube ? "AIC" : "AIV") << "\", \"pipe\": \""
+        << kPipeNames[pipe] << "\", \"builtin\": "
         << quoted(label == kIssueLabel    ? "issue"
                   : label == kSignalLabel ? "cross-core signal"
                                           : labels_[label].name)
         << ", \"site\": " << quoted(label < 0 ? "" : labels_[label].site)
-        << ", \"us\": " << share.cycles / chip_.clock * 1e-3 << ", \"share\": " << share.cycles / total
-        << ", \"count\": " << share.count << "}";
+        << ", \"us\": " << share.cycles / chip_.clock * 1e-3
+        << ", \"share\": " << share.cycles / total << ", \"count\": " << share.count << "}";
     comma = ", ";
   }
   return out.str();
@@ -817,7 +840,6 @@ Timing Replay::result() {
 
 Timing time_launch(Launch& launch, const double* parameters, bool warm) {
   Chip chip;
-  static_assert(sizeof(Chip) % sizeof(double) == 0, "Chip is an array of parameters");
   std::memcpy(&chip, parameters, sizeof(Chip));
   Cache cache(launch.regions(), static_cast<uint64_t>(chip.l2_line),
               static_cast<uint64_t>(chip.l2_size * 1048576));
@@ -826,7 +848,8 @@ Timing time_launch(Launch& launch, const double* parameters, bool warm) {
     if (!replay.run()) {
       Timing failed;
       failed.json =
-          "{\"failure\": \"the cores that the chip runs at once wait for cores that start later, or a "
+          "{\"failure\": \"the cores that the chip runs at once wait for cores that start later, "
+          "or a "
           "wait has nothing to end it\"}";
       return failed;
     }

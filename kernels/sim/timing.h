@@ -14,8 +14,8 @@ extern const std::vector<const char*> kParameters;
 
 struct Timing {
   std::string json;  // modelled time, busy shares, stalls, bytes, critical path
-  // Of every record, core after core in issue order: when its pipe (or the scalar unit) was busy with it,
-  // in us, and which builtin at which site it is (an index into the JSON's "labels").
+  // Of every record, core after core in issue order: when its pipe (or the scalar unit) was busy
+  // with it, in us, and which builtin at which site it is (an index into the JSON's "labels").
   std::vector<double> start;
   std::vector<double> end;
   std::vector<int32_t> label;
