@@ -34,7 +34,7 @@ def test_file_list(wheel):
     for folder, suffixes in {
         "ops": {".py"},
         "bench": {".py", ".cpp", ".json"},
-        "kernels": {".cpp", ".h", ".inl"},
+        "kernels": {".py", ".cpp", ".h", ".inl", ".json"},
     }.items():
         files = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
         wanted |= {path.relative_to(ROOT).as_posix() for path in files}
