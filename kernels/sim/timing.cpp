@@ -67,7 +67,7 @@ class Cache {
     }
     lines_.resize(lines + 1);  // the last one is the list's head
     head_ = static_cast<uint32_t>(lines);
-    lines_[head_] = {head_, head_, false, false};
+    lines_[head_] = {head_, head_, 0, false, false};
   }
 
   // Offset of a GM address in its tensor, and the tensor's first line.
@@ -80,11 +80,15 @@ class Cache {
     return {address - spans_[last_].begin, spans_[last_].first};
   }
 
-  // True on a hit. A line that falls out dirty counts in write_backs.
-  bool touch(uint32_t index, bool write) {
+  enum Found { kHit, kFilling, kMiss };
+
+  // kFilling: transfer number `transfer` itself has brought the line in. A line that falls out
+  // dirty counts in write_backs.
+  Found touch(uint32_t index, bool write, uint32_t transfer) {
     Line& line = lines_[index];
-    const bool hit = line.present;
-    if (hit) {
+    Found found = kMiss;
+    if (line.present) {
+      found = line.filled_by == transfer ? kFilling : kHit;
       if (lines_[head_].next != index) {
         unlink(index);
         push_front(index);
@@ -100,13 +104,15 @@ class Cache {
         ++count_;
       }
       line.present = true;
+      line.filled_by = transfer;
       push_front(index);
     }
     line.dirty |= write;
-    return hit;
+    return found;
   }
 
   uint64_t write_backs = 0;
+  uint32_t transfers = 0;  // so far
 
  private:
   struct Span {
@@ -114,7 +120,7 @@ class Cache {
     uint32_t first;
   };
   struct Line {
-    uint32_t previous, next;
+    uint32_t previous, next, filled_by;
     bool present, dirty;
   };
 
@@ -183,6 +189,7 @@ std::string stall_text(int stall) {
 }
 
 struct Transfer {
+  uint32_t number = 0;
   const Access* access = nullptr;
   uint64_t stretch = 0;  // next one, and how far into it
   uint32_t offset = 0;
@@ -558,6 +565,7 @@ void Replay::start_transfer(int proc, const Record& record, double at) {
   pipe.transferring = true;
   pipe.transfer = {};
   Transfer& transfer = pipe.transfer;
+  transfer.number = ++cache_.transfers;
   transfer.access = &record.gm;
   const double fixed = record.cycles;  // of a series of records for one operation, in the first
   if (record.gm.write) {
@@ -599,12 +607,10 @@ void Replay::chunk(double at, int proc) {
     for (uint64_t at_byte = offset; at_byte < offset + bytes;) {
       const uint64_t stop = std::min(offset + bytes, (at_byte / line + 1) * line);
       const uint64_t padded = (stop + unit - 1) / unit * unit - at_byte / unit * unit;
-      if (cache_.touch(first_line + static_cast<uint32_t>(at_byte / line), a.write)) {
-        hit += padded;
-      } else {
-        missed += padded;
-        ++fetched;
-      }
+      const auto found = cache_.touch(first_line + static_cast<uint32_t>(at_byte / line), a.write,
+                                      transfer.number);
+      (found == Cache::kHit ? hit : missed) += padded;
+      fetched += found == Cache::kMiss;
       at_byte = stop;
     }
     asked += bytes;
