@@ -1,6 +1,6 @@
 // What a kernel's translation units and the runtime share: call sites, numeric types, and the plain
-// functions behind the builtins of cce.h. Addresses are integers: an offset in a local memory, a host
-// address in GM.
+// functions behind the builtins of cce.h. Addresses are integers: an offset in a local memory, a
+// host address in GM.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct Site {
   }
 };
 
-// A numeric argument as the kernel wrote it, so that the runtime can tell a value that the hardware's
-// field would cut off. `Bits` is the field's width.
+// A numeric argument as the kernel wrote it, so that the runtime can tell a value that the
+// hardware's field would cut off. `Bits` is the field's width.
 template <int Bits>
 struct Field {
   int64_t value;
@@ -38,17 +38,22 @@ constexpr int size_of(Type type) {
   switch (type) {
     case Type::kF32:
     case Type::kI32:
-    case Type::kU32: return 4;
+    case Type::kU32:
+      return 4;
     case Type::kF16:
     case Type::kBf16:
     case Type::kI16:
-    case Type::kU16: return 2;
-    case Type::kI64: return 8;
-    default: return 1;
+    case Type::kU16:
+      return 2;
+    case Type::kI64:
+      return 8;
+    default:
+      return 1;
   }
 }
 
-// ---- Scalar state (sync.cpp) --------------------------------------------------------------------------
+// ---- Scalar state (sync.cpp)
+// --------------------------------------------------------------------------
 
 int64_t block_index();
 int64_t num_blocks();
@@ -60,7 +65,8 @@ enum Register { kNdPara, kPadValue, kAtomic, kDeqScale, kFixPipePara, kRegisters
 void set_register(Register which, uint64_t value);
 [[noreturn]] void not_modelled(const char* builtin, Site site);
 
-// ---- Synchronisation (sync.cpp); pipes and events are the kernel's numbers -----------------------------
+// ---- Synchronisation (sync.cpp); pipes and events are the kernel's numbers
+// -----------------------------
 
 void set_flag(int from, int to, int64_t id, Site site);
 void wait_flag(int from, int to, int64_t id, Site site);

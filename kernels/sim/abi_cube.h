@@ -26,9 +26,8 @@ struct Fixpipe {
   Type from;
   Site site;
 };
-void fixpipe(const Fixpipe& what, uint64_t dst, uint64_t src, F16 columns, F16 rows,
-             F32 dst_stride, F16 src_stride, F8 unit_flag, int quant, F8 relu, bool channel_split,
-             bool nz_to_nd);
+void fixpipe(const Fixpipe& what, uint64_t dst, uint64_t src, F16 columns, F16 rows, F32 dst_stride,
+             F16 src_stride, F8 unit_flag, int quant, F8 relu, bool channel_split, bool nz_to_nd);
 void fixpipe_packed(const Fixpipe& what, uint64_t dst, uint64_t src, uint64_t xm, uint64_t xt);
 
 }  // namespace sim

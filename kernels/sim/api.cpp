@@ -62,9 +62,10 @@ void find_uninitialised(Launch& first, Options options, int cores_kind, Entry cu
     if (differ.first == saved.bytes.end()) continue;
     const Region& region = *first.region_of(saved.begin);
     const uint64_t at = saved.begin + (differ.first - saved.bytes.begin()) - region.begin;
-    first.find_at("uninitialised " + region.name,
-                  {"uninitialised", "GM " + region.name, at, at + 1,
-                   "depends on local memory that nothing wrote; such memory is read at " + readers});
+    first.find_at(
+        "uninitialised " + region.name,
+        {"uninitialised", "GM " + region.name, at, at + 1,
+         "depends on local memory that nothing wrote; such memory is read at " + readers});
   }
   swap_in(journal);
 }
@@ -88,8 +89,8 @@ struct SimOptions {
 
 // Runs a kernel whole. `regions` are the tensors it may touch: begin, end and name of each.
 void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const uint64_t* args,
-                    int32_t num_args, int32_t num_regions, const uint64_t* begins, const uint64_t* ends,
-                    const char* const* names) {
+                    int32_t num_args, int32_t num_regions, const uint64_t* begins,
+                    const uint64_t* ends, const char* const* names) {
   std::vector<Region> regions;
   for (int i = 0; i < num_regions; ++i) regions.push_back({names[i], begins[i], ends[i]});
   Options o;
@@ -113,8 +114,9 @@ void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const u
   text << "{\"failure\": " << quoted(handle->launch->failure()) << ", \"findings\": [";
   const char* comma = "";
   for (const Finding& finding : handle->launch->findings()) {
-    text << comma << "{\"kind\": " << quoted(finding.kind) << ", \"message\": " << quoted(finding.message())
-         << ", \"count\": " << finding.count << "}";
+    text << comma << "{\"kind\": " << quoted(finding.kind)
+         << ", \"message\": " << quoted(finding.message()) << ", \"count\": " << finding.count
+         << "}";
     comma = ", ";
   }
   text << "], \"sync_sites\": {";
@@ -150,9 +152,12 @@ const char* pa_sim_time(void* handle, const double* parameters, int32_t warm) {
 }
 
 // How many records pa_sim_events fills in, and waits pa_sim_edges. Only after pa_sim_time.
-uint64_t pa_sim_num_events(void* handle) { return static_cast<Handle*>(handle)->timing.start.size(); }
+uint64_t pa_sim_num_events(void* handle) {
+  return static_cast<Handle*>(handle)->timing.start.size();
+}
 
-// Per record, core after core: times in us, and core, pipe, Kind, label, flag or counter id, GM bytes.
+// Per record, core after core: times in us, and core, pipe, Kind, label, flag or counter id, GM
+// bytes.
 void pa_sim_events(void* handle, double* start, double* end, int32_t* fields) {
   auto* h = static_cast<Handle*>(handle);
   std::copy(h->timing.start.begin(), h->timing.start.end(), start);
@@ -195,11 +200,12 @@ uint64_t pa_sim_edges(void* handle, int64_t* pairs) {
 
 void pa_sim_free(void* handle) { delete static_cast<Handle*>(handle); }
 
-// ---- Scalar accesses of the kernel ----------------------------------------------------------------------
+// ---- Scalar accesses of the kernel
+// ----------------------------------------------------------------------
 
-// Kernel sources are compiled with -fsanitize=thread and linked without its runtime: every load and store
-// of memory then calls one of these, and the simulator sees the scalar unit's GM accesses. Stack and
-// static data are the host's.
+// Kernel sources are compiled with -fsanitize=thread and linked without its runtime: every load and
+// store of memory then calls one of these, and the simulator sees the scalar unit's GM accesses.
+// Stack and static data are the host's.
 static void scalar(void* address, uint32_t bytes, bool write, const void* pc) {
   if (g_launch == nullptr) return;
   const auto where = reinterpret_cast<uint64_t>(address);
@@ -207,12 +213,18 @@ static void scalar(void* address, uint32_t bytes, bool write, const void* pc) {
   g_launch->scalar_access(where, bytes, write, Site{nullptr, 0, pc});
 }
 
-#define PA_SIM_TSAN(SIZE)                                                                     \
-  void __tsan_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); }    \
-  void __tsan_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); }    \
-  void __tsan_unaligned_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); } \
-  void __tsan_unaligned_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); } \
-  void __tsan_volatile_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); } \
+#define PA_SIM_TSAN(SIZE)                                                                  \
+  void __tsan_read##SIZE(void* p) { scalar(p, SIZE, false, __builtin_return_address(0)); } \
+  void __tsan_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); } \
+  void __tsan_unaligned_read##SIZE(void* p) {                                              \
+    scalar(p, SIZE, false, __builtin_return_address(0));                                   \
+  }                                                                                        \
+  void __tsan_unaligned_write##SIZE(void* p) {                                             \
+    scalar(p, SIZE, true, __builtin_return_address(0));                                    \
+  }                                                                                        \
+  void __tsan_volatile_read##SIZE(void* p) {                                               \
+    scalar(p, SIZE, false, __builtin_return_address(0));                                   \
+  }                                                                                        \
   void __tsan_volatile_write##SIZE(void* p) { scalar(p, SIZE, true, __builtin_return_address(0)); }
 PA_SIM_TSAN(1)
 PA_SIM_TSAN(2)

@@ -7,7 +7,8 @@
 
 namespace sim {
 
-// The field's value, cut to its width as the hardware would; a value that does not fit is a finding.
+// The field's value, cut to its width as the hardware would; a value that does not fit is a
+// finding.
 template <int Bits>
 int64_t take(const Op& op, const char* argument, Field<Bits> field) {
   if constexpr (Bits == 64) {
@@ -35,8 +36,8 @@ inline void at_most(const Op& op, const char* argument, int64_t value, int64_t l
 inline void aligned(const Op& op, Mem mem, uint64_t address, uint64_t to) {
   if (address % to == 0) return;
   std::ostringstream text;
-  text << op.name << " at " << site_text(op.site) << ": address " << address << " in " << kMemNames[mem]
-       << " is not a multiple of " << to;
+  text << op.name << " at " << site_text(op.site) << ": address " << address << " in "
+       << kMemNames[mem] << " is not a multiple of " << to;
   g_launch->find("misaligned", text.str());
 }
 

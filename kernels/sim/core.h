@@ -1,17 +1,18 @@
 // The modelled chip: cores, pipes, local memories, flags, and the life of one operation.
 //
-// A kernel's cube and vector halves run as one fiber per core. Every builtin becomes an Op: it is issued
-// by the scalar unit in program order, waits in the queue of its pipe, and is executed from there: checked
-// against the happens-before order, carried out on the memories, and recorded for the timing pass.
+// A kernel's cube and vector halves run as one fiber per core. Every builtin becomes an Op: it is
+// issued by the scalar unit in program order, waits in the queue of its pipe, and is executed from
+// there: checked against the happens-before order, carried out on the memories, and recorded for
+// the timing pass.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -22,7 +23,8 @@
 
 namespace sim {
 
-// ---- Places -------------------------------------------------------------------------------------------
+// ---- Places
+// -------------------------------------------------------------------------------------------
 
 enum Pipe : uint8_t { kS, kV, kM, kMte1, kMte2, kMte3, kFix, kPipes };
 extern const char* const kPipeNames[kPipes];
@@ -30,17 +32,19 @@ extern const char* const kPipeNames[kPipes];
 enum Mem : uint8_t { kUb, kL1, kL0a, kL0b, kL0c, kLocalMems, kGm = kLocalMems, kNoMem };
 extern const char* const kMemNames[kGm + 1];
 
-// Bytes of every local memory, and what an address in it must be a multiple of. Ascend C programming
-// guide, architecture 2201: UB 192 KiB, L1 512, L0A 64, L0B 64, L0C 128; alignment 32 B in UB and L1,
-// 512 B in L0A and L0B, 64 B in L0C.
-constexpr std::array<uint32_t, kLocalMems> kMemBytes{192 << 10, 512 << 10, 64 << 10, 64 << 10, 128 << 10};
+// Bytes of every local memory, and what an address in it must be a multiple of. Ascend C
+// programming guide, architecture 2201: UB 192 KiB, L1 512, L0A 64, L0B 64, L0C 128; alignment 32 B
+// in UB and L1, 512 B in L0A and L0B, 64 B in L0C.
+constexpr std::array<uint32_t, kLocalMems> kMemBytes{192 << 10, 512 << 10, 64 << 10, 64 << 10,
+                                                     128 << 10};
 
 constexpr int kBlock = 32;  // bytes; the unit of the shadow memory and of most addresses
 
-// ---- Operations ---------------------------------------------------------------------------------------
+// ---- Operations
+// ---------------------------------------------------------------------------------------
 
-// Bytes that an operation touches: `outer` x `inner` stretches of `bytes`, from `base`. In GM `base` is a
-// host address.
+// Bytes that an operation touches: `outer` x `inner` stretches of `bytes`, from `base`. In GM
+// `base` is a host address.
 struct Access {
   Mem mem = kNoMem;
   bool write = false;
@@ -67,15 +71,15 @@ struct Op {
   Site site;
   Kind kind = Kind::kWork;
   Pipe pipe = kS;
-  Pipe other = kS;       // flags: the pipe at the other end
-  uint8_t id = 0;        // flags and signals
-  uint8_t mode = 0;      // signals
+  Pipe other = kS;   // flags: the pipe at the other end
+  uint8_t id = 0;    // flags and signals
+  uint8_t mode = 0;  // signals
   uint8_t num_accesses = 0;
   bool all_pipes = false;  // pipe_barrier(PIPE_ALL)
   bool dropped = false;    // a synchronisation that the launch was told to leave out
   bool large_mad = false;  // a mad whose tile is large enough to need no barrier before the next
   Execute execute = nullptr;
-  float cycles = 0;  // time in the pipe apart from GM traffic
+  float cycles = 0;       // time in the pipe apart from GM traffic
   uint64_t mask[2] = {};  // vector mask at issue
   bool counted = false;   // counter mode: mask[0] is an element count
   Access access[kMaxAccesses];
@@ -91,7 +95,8 @@ struct Op {
   }
 };
 
-// ---- Order --------------------------------------------------------------------------------------------
+// ---- Order
+// --------------------------------------------------------------------------------------------
 
 // How many operations of each pipe of one core are known to be complete.
 struct Clock {
@@ -101,8 +106,8 @@ struct Clock {
   }
 };
 
-// What a core has learnt of all cores through cross-core signals: operations complete, and stores that a
-// fence has made visible. Immutable once published.
+// What a core has learnt of all cores through cross-core signals: operations complete, and stores
+// that a fence has made visible. Immutable once published.
 struct Known {
   std::vector<Clock> done;
   std::vector<Clock> visible;
@@ -131,7 +136,8 @@ struct Queued {
   uint32_t record;
 };
 
-// ---- Timing records -----------------------------------------------------------------------------------
+// ---- Timing records
+// -----------------------------------------------------------------------------------
 
 // One line of a core's program as the timing pass sees it, in issue order.
 struct Record {
@@ -144,12 +150,13 @@ struct Record {
   const char* name;
   Site site;
   float cycles;
-  Access gm;           // GM side of a transfer; mem is kNoMem if there is none
+  Access gm;  // GM side of a transfer; mem is kNoMem if there is none
   // kWaitFlag: record of the set_flag it consumes. wait_flag_dev: (core, record) of the signals.
   std::vector<std::pair<int, uint32_t>> after;
 };
 
-// ---- Core ---------------------------------------------------------------------------------------------
+// ---- Core
+// ---------------------------------------------------------------------------------------------
 
 struct Shadow;
 
@@ -165,7 +172,7 @@ struct Core {
   std::shared_ptr<Shadow> shadow;  // complete only in shadow.h
 
   // Order
-  std::array<Clock, kPipes> clock;          // clock[p]: what the next operation of pipe p may rely on
+  std::array<Clock, kPipes> clock;  // clock[p]: what the next operation of pipe p may rely on
   std::array<uint32_t, kPipes> executed{};  // operations of each pipe so far
   Clock barriered;                          // operations before each pipe's last pipe_barrier
   Clock fenced;                             // operations whose stores a dsb has pushed out
@@ -190,7 +197,8 @@ struct Core {
   std::vector<Record> records;
 };
 
-// ---- Launch -------------------------------------------------------------------------------------------
+// ---- Launch
+// -------------------------------------------------------------------------------------------
 
 struct Region {
   std::string name;
@@ -204,16 +212,18 @@ struct Options {
   bool strict_visibility = false;
   bool latest = false;  // execute every operation as late as its flags allow
   bool record = true;
-  uint64_t seed = 0;    // permutes which ready core runs; 0 is round robin
-  uint8_t poison = 0xff;  // what local memories hold at the start; 0xff.. is NaN in every float type
-  // A synchronisation site to leave out, as sync_sites() names it; empty for none. `blind`: a wait there
-  // still waits and consumes, but orders nothing, so that only the happens-before check can notice.
+  uint64_t seed = 0;  // permutes which ready core runs; 0 is round robin
+  uint8_t poison =
+      0xff;  // what local memories hold at the start; 0xff.. is NaN in every float type
+  // A synchronisation site to leave out, as sync_sites() names it; empty for none. `blind`: a wait
+  // there still waits and consumes, but orders nothing, so that only the happens-before check can
+  // notice.
   std::string drop;
   bool blind = false;
 };
 
-// One finding of the checker. Equal ones (same kind and sites) are counted and reported once, with the
-// bytes [begin, end) of the first; `text` follows the place.
+// One finding of the checker. Equal ones (same kind and sites) are counted and reported once, with
+// the bytes [begin, end) of the first; `text` follows the place.
 struct Finding {
   std::string kind;
   std::string place;  // empty: no range
@@ -228,7 +238,8 @@ struct Finding {
 
 class Launch {
  public:
-  // cores_kind: 0 clusters of one cube and two vector cores, 1 cube cores only, 2 vector cores only.
+  // cores_kind: 0 clusters of one cube and two vector cores, 1 cube cores only, 2 vector cores
+  // only.
   Launch(const Options& options, std::vector<Region> regions, int cores_kind);
   ~Launch();
 
@@ -317,8 +328,8 @@ std::string core_text(const Core& core);
 std::string site_text(const Site& site);
 
 // shadow.cpp
-void check_accesses(Launch& launch, Core& core, const Op& op, const Clock& clock, const KnownPtr& known,
-                    uint32_t epoch);
+void check_accesses(Launch& launch, Core& core, const Op& op, const Clock& clock,
+                    const KnownPtr& known, uint32_t epoch);
 void reset_gm_shadow();
 
 }  // namespace sim

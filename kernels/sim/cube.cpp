@@ -14,7 +14,7 @@
 namespace sim {
 namespace {
 
-constexpr int kFractal = 512;   // bytes: 16 rows (or columns, in L0B) of 32
+constexpr int kFractal = 512;         // bytes: 16 rows (or columns, in L0B) of 32
 constexpr int kAccFractal = 16 * 16;  // elements of one in L0C, of four bytes each
 
 // Cycles. L1 to L0: bandwidths of the Ascend C guide, architecture 2201; mad: pto-isa's cost model
@@ -29,15 +29,16 @@ constexpr float kFixpipeBytesL1 = 128;
 
 constexpr int kBelowNoBarrier = 10;  // fractals of C; smaller mads need PIPE_M barriers in between
 
-Mem source_of(Load way) {
-  return way == Load::kL1ToL0a || way == Load::kL1ToL0b ? kL1 : kGm;
-}
+Mem source_of(Load way) { return way == Load::kL1ToL0a || way == Load::kL1ToL0b ? kL1 : kGm; }
 Mem target_of(Load way) {
   switch (way) {
     case Load::kL1ToL0a:
-    case Load::kGmToL0a: return kL0a;
-    case Load::kGmToL1: return kL1;
-    default: return kL0b;
+    case Load::kGmToL0a:
+      return kL0a;
+    case Load::kGmToL1:
+      return kL1;
+    default:
+      return kL0b;
   }
 }
 
@@ -49,9 +50,12 @@ void close_gaps(Access& access) {
 
 float load_cycles(Load way, int64_t bytes) {
   switch (way) {
-    case Load::kL1ToL0a: return kLoadFixed + bytes / kLoadBytesL0a;
-    case Load::kL1ToL0b: return kLoadFixed + bytes / kLoadBytesL0b;
-    default: return kGmLoadFixed;
+    case Load::kL1ToL0a:
+      return kLoadFixed + bytes / kLoadBytesL0a;
+    case Load::kL1ToL0b:
+      return kLoadFixed + bytes / kLoadBytesL0b;
+    default:
+      return kGmLoadFixed;
   }
 }
 
@@ -109,8 +113,8 @@ void copy_squares(Core& core, const Op& op) {
         };
         for (int row = 0; row < 16; ++row) {
           for (int column = 0; column < 16; ++column) {
-            std::memcpy(to + (column / 8) * op.arg[3] + (row * 8 + column % 8) * 4,
-                        in(column, row), 4);
+            std::memcpy(to + (column / 8) * op.arg[3] + (row * 8 + column % 8) * 4, in(column, row),
+                        4);
           }
         }
       }
@@ -326,10 +330,14 @@ void store_columns(Core& core, const Op& op) {
 Execute store_for(Type to, Type from) {
   if (from == Type::kI32) return to == Type::kI32 ? store_columns<int32_t, int32_t> : nullptr;
   switch (to) {
-    case Type::kF32: return store_columns<float, float>;
-    case Type::kF16: return store_columns<half, float>;
-    case Type::kBf16: return store_columns<bfloat16_t, float>;
-    default: return nullptr;
+    case Type::kF32:
+      return store_columns<float, float>;
+    case Type::kF16:
+      return store_columns<half, float>;
+    case Type::kBf16:
+      return store_columns<bfloat16_t, float>;
+    default:
+      return nullptr;
   }
 }
 
@@ -445,17 +453,24 @@ void mad(Type input, uint64_t c, uint64_t a, uint64_t b, F16 m_field, F16 k_fiel
   op.large_mad = (m / 16) * (n / 16) >= kBelowNoBarrier;
   op.cycles = kMadFixed + static_cast<float>(m16 * blocks * n16 * (input == Type::kF32 ? 2 : 1));
   switch (input) {
-    case Type::kF16: op.execute = multiply<half, float>; break;
-    case Type::kBf16: op.execute = multiply<bfloat16_t, float>; break;
-    case Type::kF32: op.execute = multiply<float, float>; break;
-    default: op.execute = multiply<int8_t, int32_t>; break;
+    case Type::kF16:
+      op.execute = multiply<half, float>;
+      break;
+    case Type::kBf16:
+      op.execute = multiply<bfloat16_t, float>;
+      break;
+    case Type::kF32:
+      op.execute = multiply<float, float>;
+      break;
+    default:
+      op.execute = multiply<int8_t, int32_t>;
+      break;
   }
   g_launch->issue(op);
 }
 
-void fixpipe(const Fixpipe& what, uint64_t dst, uint64_t src, F16 columns, F16 rows,
-             F32 dst_stride, F16 src_stride, F8 unit_flag, int quant, F8 relu, bool channel_split,
-             bool nz_to_nd) {
+void fixpipe(const Fixpipe& what, uint64_t dst, uint64_t src, F16 columns, F16 rows, F32 dst_stride,
+             F16 src_stride, F8 unit_flag, int quant, F8 relu, bool channel_split, bool nz_to_nd) {
   // Units and limits: Ascend C, Fixpipe L0C to GM, its NZ2ND, NZ2NZ and channel-split chapters.
   Op op = make_op(what.name, kFix, what.site);
   const int64_t n = take(op, "NSize", columns), m = take(op, "MSize", rows);
@@ -542,9 +557,9 @@ void fixpipe_packed(const Fixpipe& what, uint64_t dst, uint64_t src, uint64_t xm
   if ((xm & 0xf) != 0 || (xt & ~kKnown) != 0) {
     not_modelled((std::string(what.name) + " with these packed bits").c_str(), what.site);
   }
-  fixpipe(what, dst, src, field(xm, 4, 12), field(xm, 16, 16), field(xm, 32, 32),
-          field(xt, 0, 16), field(xt, 32, 2), static_cast<int>(field(xt, 34, 5)),
-          field(xt, 39, 3), field(xt, 42, 1) != 0, field(xt, 43, 1) != 0);
+  fixpipe(what, dst, src, field(xm, 4, 12), field(xm, 16, 16), field(xm, 32, 32), field(xt, 0, 16),
+          field(xt, 32, 2), static_cast<int>(field(xt, 34, 5)), field(xt, 39, 3),
+          field(xt, 42, 1) != 0, field(xt, 43, 1) != 0);
 }
 
 }  // namespace sim

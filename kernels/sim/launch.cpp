@@ -27,8 +27,8 @@ namespace {
 constexpr size_t kStackBytes = 256 << 10;
 constexpr int kMaxCounter = 15;  // a core's cross-core counters have four bits
 
-// With clang on x86-64, a `__ubuf__` pointer is relative to the GS segment, so a plain dereference in a
-// kernel reaches the running core's UB once the base is set.
+// With clang on x86-64, a `__ubuf__` pointer is relative to the GS segment, so a plain dereference
+// in a kernel reaches the running core's UB once the base is set.
 void set_ub_base(uint8_t* base) {
 #if defined(__x86_64__)
   syscall(SYS_arch_prctl, ARCH_SET_GS, base);
@@ -69,10 +69,13 @@ std::string site_text(const Site& site) {
   return text.str();
 }
 
-// ---- Construction -------------------------------------------------------------------------------------
+// ---- Construction
+// -------------------------------------------------------------------------------------
 
 Launch::Launch(const Options& options, std::vector<Region> regions, int cores_kind)
-    : options_(options), regions_(std::move(regions)), cores_kind_(cores_kind),
+    : options_(options),
+      regions_(std::move(regions)),
+      cores_kind_(cores_kind),
       random_state_(options.seed) {
   std::sort(regions_.begin(), regions_.end(),
             [](const Region& a, const Region& b) { return a.begin < b.begin; });
@@ -143,7 +146,8 @@ bool Launch::is_host(uint64_t address) const {
 
 std::string Finding::message() const {
   if (place.empty()) return kind + ": " + text;
-  return kind + " " + place + "[" + std::to_string(begin) + ", " + std::to_string(end) + "): " + text;
+  return kind + " " + place + "[" + std::to_string(begin) + ", " + std::to_string(end) +
+         "): " + text;
 }
 
 void Launch::find(const char* kind, const std::string& message) {
@@ -177,13 +181,12 @@ void Launch::save_before(const Op& op) {
     const Access& a = op.access[i];
     if (a.mem != kGm || !a.write) continue;
     for (uint32_t n = 0; n < a.inner * a.outer; ++n) {
-      const uint64_t begin =
-          a.base + n / a.inner * a.outer_stride + n % a.inner * a.inner_stride;
+      const uint64_t begin = a.base + n / a.inner * a.outer_stride + n % a.inner * a.inner_stride;
       for (uint64_t page = begin >> kPageBits; page << kPageBits < begin + a.bytes; ++page) {
         const auto [place, fresh] = journal_.try_emplace(page);
         if (!fresh) continue;
-        // A page may hold the end of one tensor, the host's own data and the start of another: of one
-        // that is not whole, keep the part of this tensor.
+        // A page may hold the end of one tensor, the host's own data and the start of another: of
+        // one that is not whole, keep the part of this tensor.
         const Region& region = *region_of(begin);
         const uint64_t from = std::max(page << kPageBits, region.begin);
         const uint64_t to = std::min((page + 1) << kPageBits, region.end);
@@ -209,7 +212,8 @@ uint64_t Launch::random(uint64_t bound) {
   return (z ^ z >> 31) % bound;
 }
 
-// ---- Issue and execution ------------------------------------------------------------------------------
+// ---- Issue and execution
+// ------------------------------------------------------------------------------
 
 bool Launch::dropped(const char* name, const Site& site) {
   const bool cube = current().cube;
@@ -239,7 +243,8 @@ bool Launch::in_bounds(const Core& core, const Op& op) {
     const int64_t inner = a.inner_stride * (a.inner - 1);
     const int64_t outer = a.outer_stride * (a.outer - 1);
     const uint64_t begin = a.base + std::min<int64_t>(inner, 0) + std::min<int64_t>(outer, 0);
-    const uint64_t end = a.base + std::max<int64_t>(inner, 0) + std::max<int64_t>(outer, 0) + a.bytes;
+    const uint64_t end =
+        a.base + std::max<int64_t>(inner, 0) + std::max<int64_t>(outer, 0) + a.bytes;
     if (a.mem != kGm) {
       if (core.mem[a.mem] != nullptr && end <= kMemBytes[a.mem] && begin < end) continue;
     } else {
@@ -272,7 +277,8 @@ void Launch::report_bounds(const Core& core, const Op& op, const Access& a, uint
       if (candidate.begin <= begin) region = &candidate;
     }
     text << "GM " << region->name << "[" << int64_t(begin - region->begin) << ", "
-         << int64_t(end - region->begin) << "), which has " << region->end - region->begin << " bytes";
+         << int64_t(end - region->begin) << "), which has " << region->end - region->begin
+         << " bytes";
   }
   // One finding a site, or a loop would fill the report.
   find_at("out of bounds " + site_text(op.site) + op.name, {"out of bounds", "", 0, 0, text.str()});
@@ -347,7 +353,8 @@ bool Launch::execute(Core& core, Queued& item) {
       if (flag.set) {
         find("flag set twice", core_text(core) + ": flag " + kPipeNames[op.pipe] + "->" +
                                    kPipeNames[op.other] + " " + std::to_string(op.id) + " set at " +
-                                   site_text(op.site) + " is still set from " + site_text(flag.site));
+                                   site_text(op.site) + " is still set from " +
+                                   site_text(flag.site));
       }
       flag.set = true;
       flag.site = op.site;
@@ -410,7 +417,8 @@ void Launch::barrier_all(const Op& op) {
   if (op.dropped) return;
   for (bool progress = true; progress;) {
     progress = false;
-    for (int pipe = kV; pipe < kPipes; ++pipe) progress |= execute_head(core, static_cast<Pipe>(pipe));
+    for (int pipe = kV; pipe < kPipes; ++pipe)
+      progress |= execute_head(core, static_cast<Pipe>(pipe));
   }
   for (int pipe = kV; pipe < kPipes; ++pipe) {
     if (core.queue[pipe].empty()) continue;
@@ -443,10 +451,12 @@ void Launch::fence(Site site) {
   core.fenced.done[kS] = core.executed[kS];
 }
 
-// ---- Cross-core signals -------------------------------------------------------------------------------
+// ---- Cross-core signals
+// -------------------------------------------------------------------------------
 
-// Modes of ffts_cross_core_sync: 0 all cores of one type, 1 the vector cores of a cluster, 2 from the
-// cube core to the vector cores of its cluster or from those, once both have arrived, to the cube core.
+// Modes of ffts_cross_core_sync: 0 all cores of one type, 1 the vector cores of a cluster, 2 from
+// the cube core to the vector cores of its cluster or from those, once both have arrived, to the
+// cube core.
 void Launch::deliver(Core& core, const Queued& item) {
   const Op& op = item.op;
   auto known = std::make_shared<Known>(*item.known);
@@ -487,10 +497,12 @@ void Launch::deliver(Core& core, const Queued& item) {
     auto& counter = target->counters[op.id];
     counter.push_back(merged);
     if (counter.size() > kMaxCounter) {
-      find("counter overflow", core_text(*target) + ": cross-core counter " + std::to_string(op.id) +
-                                   " passes 15 with the signal at " + site_text(op.site));
+      find("counter overflow", core_text(*target) + ": cross-core counter " +
+                                   std::to_string(op.id) + " passes 15 with the signal at " +
+                                   site_text(op.site));
     }
-    if (target->state == State::kWaiting && target->waits_for == op.id) target->state = State::kReady;
+    if (target->state == State::kWaiting && target->waits_for == op.id)
+      target->state = State::kReady;
   }
 }
 
@@ -537,7 +549,8 @@ void Launch::scalar_access(uint64_t address, uint32_t bytes, bool write, Site si
   check_accesses(*this, core, op, core.clock[kS], core.known, epoch);
 }
 
-// ---- Fibers -------------------------------------------------------------------------------------------
+// ---- Fibers
+// -------------------------------------------------------------------------------------------
 
 void Launch::fiber_main() {
   Launch& launch = *g_launch;
@@ -634,8 +647,8 @@ void Launch::finish() {
       if (core->queue[pipe].empty()) continue;
       const Op& op = core->queue[pipe].front().op;
       stuck += "; " + core_text(*core) + " pipe " + kPipeNames[pipe] + " waits at " +
-               site_text(op.site) + " for flag " + kPipeNames[op.other] + "->" + kPipeNames[pipe] + " " +
-               std::to_string(op.id);
+               site_text(op.site) + " for flag " + kPipeNames[op.other] + "->" + kPipeNames[pipe] +
+               " " + std::to_string(op.id);
     }
   }
   if (!stuck.empty()) {

@@ -24,11 +24,16 @@ struct Route {
 
 Route route(Path path) {
   switch (path) {
-    case Path::kGmToUb: return {kMte2, kGm, kUb, kGmToUbFixed};
-    case Path::kUbToGm: return {kMte3, kUb, kGm, kStoreFixed};
-    case Path::kUbToUb: return {kV, kUb, kUb, kLocalFixed};
-    case Path::kGmToL1: return {kMte2, kGm, kL1, kGmToL1Fixed};
-    case Path::kL1ToGm: return {kMte3, kL1, kGm, kStoreFixed};
+    case Path::kGmToUb:
+      return {kMte2, kGm, kUb, kGmToUbFixed};
+    case Path::kUbToGm:
+      return {kMte3, kUb, kGm, kStoreFixed};
+    case Path::kUbToUb:
+      return {kV, kUb, kUb, kLocalFixed};
+    case Path::kGmToL1:
+      return {kMte2, kGm, kL1, kGmToL1Fixed};
+    case Path::kL1ToGm:
+      return {kMte3, kL1, kGm, kStoreFixed};
   }
   return {};
 }
@@ -155,9 +160,12 @@ void combine(Atomic what, uint8_t* to, const uint8_t* from, uint64_t bytes) {
     });
   };
   switch (what) {
-    case Atomic::kAdd: return apply([](Wide a, Wide b) { return a + b; });
-    case Atomic::kMax: return apply([](Wide a, Wide b) { return a < b ? b : a; });
-    case Atomic::kMin: return apply([](Wide a, Wide b) { return b < a ? b : a; });
+    case Atomic::kAdd:
+      return apply([](Wide a, Wide b) { return a + b; });
+    case Atomic::kMax:
+      return apply([](Wide a, Wide b) { return a < b ? b : a; });
+    case Atomic::kMin:
+      return apply([](Wide a, Wide b) { return b < a ? b : a; });
   }
 }
 
@@ -327,13 +335,20 @@ void set_atomic(Atomic what) {
 void atomic_store(uint64_t state, uint8_t* to, const uint8_t* from, uint64_t bytes) {
   const Atomic what = atomic_operation(state);
   switch (atomic_type(state)) {
-    case Type::kF32: return combine<float>(what, to, from, bytes);
-    case Type::kF16: return combine<half>(what, to, from, bytes);
-    case Type::kBf16: return combine<bfloat16_t>(what, to, from, bytes);
-    case Type::kI32: return combine<int32_t>(what, to, from, bytes);
-    case Type::kI16: return combine<int16_t>(what, to, from, bytes);
-    case Type::kI8: return combine<int8_t>(what, to, from, bytes);
-    default: std::memmove(to, from, bytes);
+    case Type::kF32:
+      return combine<float>(what, to, from, bytes);
+    case Type::kF16:
+      return combine<half>(what, to, from, bytes);
+    case Type::kBf16:
+      return combine<bfloat16_t>(what, to, from, bytes);
+    case Type::kI32:
+      return combine<int32_t>(what, to, from, bytes);
+    case Type::kI16:
+      return combine<int16_t>(what, to, from, bytes);
+    case Type::kI8:
+      return combine<int8_t>(what, to, from, bytes);
+    default:
+      std::memmove(to, from, bytes);
   }
 }
 

@@ -51,8 +51,9 @@ struct Check {
               bool first_write, const Core& first_core, Pipe first_pipe, uint32_t first_site,
               bool second_write) const {
     std::ostringstream text;
-    text << core_text(core) << " " << kPipeNames[op.pipe] << " " << (second_write ? "writes" : "reads")
-         << " at " << site_text(op.site) << " (" << op.name << ") what ";
+    text << core_text(core) << " " << kPipeNames[op.pipe] << " "
+         << (second_write ? "writes" : "reads") << " at " << site_text(op.site) << " (" << op.name
+         << ") what ";
     if (&first_core != &core) text << core_text(first_core) << " ";
     text << kPipeNames[first_pipe] << " " << (first_write ? "wrote" : "read") << " at "
          << site_text(g_sites[first_site]) << ", and nothing orders the two";
@@ -71,8 +72,8 @@ struct Check {
 
   bool ordered(const Touch& touch) const { return clock.done[touch.pipe] >= touch.epoch; }
 
-  // mad adds to L0C in order by itself when the tile is large enough (Ascend C, Mmad: below ten fractals
-  // a pipe_barrier(PIPE_M) is needed).
+  // mad adds to L0C in order by itself when the tile is large enough (Ascend C, Mmad: below ten
+  // fractals a pipe_barrier(PIPE_M) is needed).
   bool accumulates(Mem mem, uint8_t pipe) const {
     return mem == kL0c && pipe == kM && op.pipe == kM && op.large_mad;
   }
@@ -83,8 +84,8 @@ struct Check {
       if ((writer.mask & mask) && !ordered(writer) && !accumulates(mem, writer.pipe)) {
         const uint32_t both = writer.mask & mask;
         hazard(write ? "WAW" : "RAW", kMemNames[mem], index * kBlock + __builtin_ctz(both),
-               index * kBlock + 32 - __builtin_clz(both), true, core, static_cast<Pipe>(writer.pipe),
-               writer.site, write);
+               index * kBlock + 32 - __builtin_clz(both), true, core,
+               static_cast<Pipe>(writer.pipe), writer.site, write);
       }
     }
     if (!write) {
@@ -108,8 +109,8 @@ struct Check {
       if (reader.pipe != op.pipe && !ordered(reader)) {
         const uint32_t both = reader.mask & mask;
         hazard("WAR", kMemNames[mem], index * kBlock + __builtin_ctz(both),
-               index * kBlock + 32 - __builtin_clz(both), false, core, static_cast<Pipe>(reader.pipe),
-               reader.site, true);
+               index * kBlock + 32 - __builtin_clz(both), false, core,
+               static_cast<Pipe>(reader.pipe), reader.site, true);
       }
       reader.mask &= ~mask;
     }
@@ -139,8 +140,8 @@ struct Check {
         old.site = site;
         merged = true;
       }
-      if (old.end <= begin || end <= old.begin || (!write && !old.write) || (atomic && old.atomic) ||
-          (mine && !old.write)) {
+      if (old.end <= begin || end <= old.begin || (!write && !old.write) ||
+          (atomic && old.atomic) || (mine && !old.write)) {
         ++i;
         continue;
       }
@@ -165,8 +166,8 @@ struct Check {
                     static_cast<uint16_t>(core.index), op.pipe, write, atomic, epoch, site});
   }
 
-  void report_gm(const char* kind, uint64_t begin, uint64_t end, const Stretch& old, const Core& other,
-                 bool write) const {
+  void report_gm(const char* kind, uint64_t begin, uint64_t end, const Stretch& old,
+                 const Core& other, bool write) const {
     const Region* region = launch.region_of(begin);
     const std::string mem = region ? "GM " + region->name : "GM";
     const uint64_t base = region ? region->begin : 0;
@@ -199,10 +200,14 @@ struct Check {
 }  // namespace
 
 Shadow::Shadow(const std::array<uint8_t*, kLocalMems>& mem)
-    : blocks{{nullptr, std::free}, {nullptr, std::free}, {nullptr, std::free}, {nullptr, std::free},
+    : blocks{{nullptr, std::free},
+             {nullptr, std::free},
+             {nullptr, std::free},
+             {nullptr, std::free},
              {nullptr, std::free}} {
   for (int i = 0; i < kLocalMems; ++i) {
-    if (mem[i]) blocks[i].reset(static_cast<Block*>(std::calloc(kMemBytes[i] / kBlock, sizeof(Block))));
+    if (mem[i])
+      blocks[i].reset(static_cast<Block*>(std::calloc(kMemBytes[i] / kBlock, sizeof(Block))));
   }
 }
 

@@ -6,22 +6,31 @@ namespace {
 
 Pipe to_pipe(int number, const char* name, Site site) {
   switch (number) {  // pipe_t in cce.h
-    case 0: return kS;
-    case 1: return kV;
-    case 2: return kM;
-    case 3: return kMte1;
-    case 4: return kMte2;
-    case 5: return kMte3;
-    case 10: return kFix;
+    case 0:
+      return kS;
+    case 1:
+      return kV;
+    case 2:
+      return kM;
+    case 3:
+      return kMte1;
+    case 4:
+      return kMte2;
+    case 5:
+      return kMte3;
+    case 10:
+      return kFix;
   }
   g_launch->fail(std::string(name) + " at " + site_text(site) + ": pipe " + std::to_string(number) +
                  " is not one of dav-c220");
 }
 
-// Pipes between which flags exist. Ascend C, intra-core synchronisation of architecture 2201: cube cores
-// M, MTE1, MTE2, MTE3, FIX in all combinations and no scalar pipe; vector cores S, V, MTE2, MTE3.
+// Pipes between which flags exist. Ascend C, intra-core synchronisation of architecture 2201: cube
+// cores M, MTE1, MTE2, MTE3, FIX in all combinations and no scalar pipe; vector cores S, V, MTE2,
+// MTE3.
 bool has_pipe(bool cube, Pipe pipe) {
-  return cube ? pipe != kS && pipe != kV : pipe == kS || pipe == kV || pipe == kMte2 || pipe == kMte3;
+  return cube ? pipe != kS && pipe != kV
+              : pipe == kS || pipe == kV || pipe == kMte2 || pipe == kMte3;
 }
 
 Op flag_op(const char* name, Kind kind, Pipe from, Pipe to, int64_t id, Site site) {
@@ -95,8 +104,8 @@ void cross_core_sync(int pipe, uint64_t config, Site site) {
   op.id = config >> 8 & 15;
   if ((config & ~0xf30ull) != 1 || op.mode == 3 || op.pipe == kS) {
     std::ostringstream text;
-    text << "ffts_cross_core_sync at " << site_text(site) << ": configuration 0x" << std::hex << config
-         << " on pipe " << kPipeNames[op.pipe] << " means nothing";
+    text << "ffts_cross_core_sync at " << site_text(site) << ": configuration 0x" << std::hex
+         << config << " on pipe " << kPipeNames[op.pipe] << " means nothing";
     g_launch->find("argument out of range", text.str());
   }
   g_launch->issue(op);
@@ -104,8 +113,9 @@ void cross_core_sync(int pipe, uint64_t config, Site site) {
 
 void wait_flag_dev(int64_t id, Site site) {
   if (id < 0 || id > 15) {
-    g_launch->find("argument out of range", "wait_flag_dev at " + site_text(site) + ": flag id is " +
-                                                std::to_string(id) + ", the hardware has 0 to 15");
+    g_launch->find("argument out of range", "wait_flag_dev at " + site_text(site) +
+                                                ": flag id is " + std::to_string(id) +
+                                                ", the hardware has 0 to 15");
   }
   g_launch->wait_flag_dev(static_cast<int>(id & 15), site);
 }

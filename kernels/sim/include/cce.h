@@ -1,6 +1,7 @@
-// The raw-CCE language on the host: address spaces, types, enumerations and builtins, as bisheng has them
-// for dav-c220. Every builtin takes exactly the hardware's typed arguments and hands them to the runtime
-// with the place of the call. Signatures and units: docs/simulator.md names the sources.
+// The raw-CCE language on the host: address spaces, types, enumerations and builtins, as bisheng
+// has them for dav-c220. Every builtin takes exactly the hardware's typed arguments and hands them
+// to the runtime with the place of the call. Signatures and units: docs/simulator.md names the
+// sources.
 #pragma once
 
 #include <algorithm>
@@ -13,10 +14,12 @@
 
 #include "../abi.h"
 
-// ---- Address spaces -----------------------------------------------------------------------------------
+// ---- Address spaces
+// -----------------------------------------------------------------------------------
 
-// With PA_SIM_STRICT (clang, x86-64) every memory is an address space of its own: pointers do not mix, and
-// a dereference of UB goes through the GS segment to the running core's buffer. Else pointers are plain.
+// With PA_SIM_STRICT (clang, x86-64) every memory is an address space of its own: pointers do not
+// mix, and a dereference of UB goes through the GS segment to the running core's buffer. Else
+// pointers are plain.
 #if defined(PA_SIM_STRICT)
 #define __ubuf__ __attribute__((address_space(256)))
 #define __cbuf__ __attribute__((address_space(1001)))
@@ -39,7 +42,8 @@
 #define __CCE_AICORE__ 220
 #define GM_ADDR __gm__ uint8_t*
 
-// ---- Types --------------------------------------------------------------------------------------------
+// ---- Types
+// --------------------------------------------------------------------------------------------
 
 namespace sim {
 
@@ -118,33 +122,67 @@ inline uint64_t at(Pointer p) {
 }
 }  // namespace sim
 
-// ---- Enumerations (CANN 8.1 stub_fun.h) ----------------------------------------------------------------
+// ---- Enumerations (CANN 8.1 stub_fun.h)
+// ----------------------------------------------------------------
 
 enum pipe_t {
-  PIPE_S = 0, PIPE_V, PIPE_M, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_ALL,
-  PIPE_MTE4, PIPE_MTE5, PIPE_V2, PIPE_FIX = 10
+  PIPE_S = 0,
+  PIPE_V,
+  PIPE_M,
+  PIPE_MTE1,
+  PIPE_MTE2,
+  PIPE_MTE3,
+  PIPE_ALL,
+  PIPE_MTE4,
+  PIPE_MTE5,
+  PIPE_V2,
+  PIPE_FIX = 10
 };
 enum event_t {
-  EVENT_ID0 = 0, EVENT_ID1, EVENT_ID2, EVENT_ID3, EVENT_ID4, EVENT_ID5, EVENT_ID6, EVENT_ID7
+  EVENT_ID0 = 0,
+  EVENT_ID1,
+  EVENT_ID2,
+  EVENT_ID3,
+  EVENT_ID4,
+  EVENT_ID5,
+  EVENT_ID6,
+  EVENT_ID7
 };
 enum Order_t { VALUE_INDEX = 0, INDEX_VALUE, ONLY_VALUE, ONLY_INDEX };
 enum QuantMode_t {
-  NoQuant = 0, F322F16 = 1, VREQ8 = 8, REQ8 = 9, VDEQF16 = 10, DEQF16 = 11, F322BF16 = 16,
-  VQF322B8_PRE = 23, QF322B8_PRE = 24
+  NoQuant = 0,
+  F322F16 = 1,
+  VREQ8 = 8,
+  REQ8 = 9,
+  VDEQF16 = 10,
+  DEQF16 = 11,
+  F322BF16 = 16,
+  VQF322B8_PRE = 23,
+  QF322B8_PRE = 24
 };
 enum addr_cal_mode_t { inc = 0, dec = 1 };
 enum pad_t {
-  PAD_NONE = 0, PAD_MODE1, PAD_MODE2, PAD_MODE3, PAD_MODE4, PAD_MODE5, PAD_MODE6, PAD_MODE7, PAD_MODE8
+  PAD_NONE = 0,
+  PAD_MODE1,
+  PAD_MODE2,
+  PAD_MODE3,
+  PAD_MODE4,
+  PAD_MODE5,
+  PAD_MODE6,
+  PAD_MODE7,
+  PAD_MODE8
 };
 enum mem_dsb_t { DSB_ALL = 0, DSB_DDR, DSB_UB, DSB_SEQ };
 enum cache_line_t { SINGLE_CACHE_LINE = 0, ENTIRE_DATA_CACHE };
 enum dcci_dst_t { CACHELINE_ALL = 0, CACHELINE_UB, CACHELINE_OUT, CACHELINE_ATOMIC };
 
-// ---- The call site, as the last and defaulted argument of every builtin ---------------------------------
+// ---- The call site, as the last and defaulted argument of every builtin
+// ---------------------------------
 
 #define PA_SITE ::sim::Site site = ::sim::Site::here()
 
-// ---- Scalar state -------------------------------------------------------------------------------------
+// ---- Scalar state
+// -------------------------------------------------------------------------------------
 
 #define block_idx (::sim::block_index())
 #define block_num (::sim::num_blocks())
@@ -161,10 +199,15 @@ inline void set_padding(uint64_t) {}
 inline void set_nd_para(uint64_t value) { sim::set_register(sim::kNdPara, value); }
 inline void set_mov_pad_val(uint64_t value) { sim::set_register(sim::kPadValue, value); }
 
-// ---- Synchronisation ----------------------------------------------------------------------------------
+// ---- Synchronisation
+// ----------------------------------------------------------------------------------
 
-inline void set_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) { sim::set_flag(from, to, id, site); }
-inline void wait_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) { sim::wait_flag(from, to, id, site); }
+inline void set_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) {
+  sim::set_flag(from, to, id, site);
+}
+inline void wait_flag(pipe_t from, pipe_t to, event_t id, PA_SITE) {
+  sim::wait_flag(from, to, id, site);
+}
 // Sources that compile with bisheng pass computed event ids as integers.
 inline void set_flag(pipe_t from, pipe_t to, uint64_t id, PA_SITE) {
   sim::set_flag(from, to, static_cast<int64_t>(id), site);
@@ -183,7 +226,8 @@ inline void dsb(mem_dsb_t kind, PA_SITE) { sim::data_sync_barrier(kind, site); }
 #include "cce_move.h"
 #include "cce_vector.h"
 
-// ---- The entry ----------------------------------------------------------------------------------------
+// ---- The entry
+// ----------------------------------------------------------------------------------------
 
 namespace sim {
 
@@ -216,12 +260,12 @@ const char* signature(void (*)(A...)) {
 
 }  // namespace sim
 
-// The simulator's toolchain appends this to a source: what the launcher calls, and a letter an argument
-// (p pointer, i integer, f float, d double) so that it can tell a wrong call.
-#define PA_SIM_ENTRY(NAME)                                                             \
+// The simulator's toolchain appends this to a source: what the launcher calls, and a letter an
+// argument (p pointer, i integer, f float, d double) so that it can tell a wrong call.
+#define PA_SIM_ENTRY(NAME)                                                                     \
   extern "C" __attribute__((visibility("default"))) void pa_sim_entry(const uint64_t* words) { \
-    sim::call(&NAME, words);                                                           \
-  }                                                                                    \
-  extern "C" __attribute__((visibility("default"))) const char* pa_sim_signature() {   \
-    return sim::signature(&NAME);                                                      \
+    sim::call(&NAME, words);                                                                   \
+  }                                                                                            \
+  extern "C" __attribute__((visibility("default"))) const char* pa_sim_signature() {           \
+    return sim::signature(&NAME);                                                              \
   }

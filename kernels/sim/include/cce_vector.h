@@ -1,7 +1,8 @@
 // Vector builtins (PIPE_V). Types and widths of the arguments: CANN 8.1 stub_fun.h, of its
 // overloads those that Ascend C's dav_c220 headers call. Where the stub has both 8-bit and 16-bit
-// repeat strides, an integer of either width means the 16-bit form. The packed `uint64_t config`
-// forms are left out.
+// repeat strides, an integer of either width means the 16-bit form. Of the packed `uint64_t config`
+// forms those of the arithmetic and the conversions are here; their bit fields are the ones that
+// GVirt's xlite (kernel_macro.h: set_vector_xt, set_vector_1src_xt) packs for the same builtins.
 #pragma once
 
 namespace sim {
@@ -15,6 +16,11 @@ uint32_t scalar_bits(T value) {
   }
 }
 
+// The fields of a packed configuration: repeats in the top byte, then the strides from the bottom.
+inline uint64_t packed_repeats(uint64_t config) { return config >> 56; }
+inline uint64_t packed_byte(uint64_t config, int shift) { return config >> shift & 0xff; }
+inline uint64_t packed_half(uint64_t config, int shift) { return config >> shift & 0xffff; }
+
 }  // namespace sim
 
 // ---- Two sources
@@ -27,6 +33,12 @@ uint32_t scalar_bits(T value) {
     sim::vector_binary(#NAME, sim::Vector::WHAT, sim::TypeOf<D>::value, sim::TypeOf<T>::value,    \
                        sim::at(dst), sim::at(src0), sim::at(src1), repeat, dst_block, src0_block, \
                        src1_block, dst_repeat, src0_repeat, src1_repeat, site);                   \
+  }                                                                                               \
+  inline void NAME(__ubuf__ D* dst, __ubuf__ T* src0, __ubuf__ T* src1, uint64_t config,          \
+                   PA_SITE) {                                                                     \
+    NAME(dst, src0, src1, sim::packed_repeats(config), sim::packed_byte(config, 0),               \
+         sim::packed_byte(config, 8), sim::packed_byte(config, 16), sim::packed_byte(config, 24), \
+         sim::packed_byte(config, 32), sim::packed_byte(config, 40), site);                       \
   }
 #define PA_SIM_BINARY(NAME, WHAT, T) PA_SIM_BINARY_MIXED(NAME, WHAT, T, T)
 #define PA_SIM_BINARY_FLOAT(NAME, WHAT) \
@@ -67,6 +79,11 @@ PA_SIM_BINARY_FLOAT(vmaddrelu, kMaddRelu)
                    sim::F16 src_block, sim::F16 dst_repeat, sim::F16 src_repeat, PA_SITE) {        \
     sim::vector_unary(#NAME, sim::Vector::WHAT, sim::TypeOf<T>::value, sim::at(dst), sim::at(src), \
                       repeat, dst_block, src_block, dst_repeat, src_repeat, site);                 \
+  }                                                                                                \
+  inline void NAME(__ubuf__ T* dst, __ubuf__ T* src, uint64_t config, PA_SITE) {                   \
+    NAME(dst, src, sim::packed_repeats(config), sim::packed_half(config, 0),                       \
+         sim::packed_half(config, 16), sim::packed_byte(config, 32), sim::packed_byte(config, 40), \
+         site);                                                                                    \
   }
 #define PA_SIM_UNARY_FLOAT(NAME, WHAT) \
   PA_SIM_UNARY(NAME, WHAT, float)      \
@@ -97,6 +114,11 @@ PA_SIM_UNARY(vcopy, kCopy, uint32_t)
     sim::vector_scalar(#NAME, sim::Vector::WHAT, sim::TypeOf<D>::value, sim::TypeOf<T>::value,     \
                        sim::at(dst), sim::at(src), sim::scalar_bits(scalar), repeat, dst_block,    \
                        src_block, dst_repeat, src_repeat, site);                                   \
+  }                                                                                                \
+  inline void NAME(__ubuf__ D* dst, __ubuf__ T* src, T scalar, uint64_t config, PA_SITE) {         \
+    NAME(dst, src, scalar, sim::packed_repeats(config), sim::packed_half(config, 0),               \
+         sim::packed_half(config, 16), sim::packed_byte(config, 32), sim::packed_byte(config, 40), \
+         site);                                                                                    \
   }
 #define PA_SIM_SCALAR(NAME, WHAT, T) PA_SIM_SCALAR_MIXED(NAME, WHAT, T, T)
 #define PA_SIM_SCALAR_FLOAT(NAME, WHAT) \
@@ -161,12 +183,17 @@ PA_SIM_DUP(uint32_t, sim::F16)
 
 // Suffix: r nearest even, a nearest with ties away from zero, f floor, c ceiling, z towards zero, o
 // to odd.
-#define PA_SIM_CONVERT(NAME, TO, FROM, ROUND)                                                \
-  inline void NAME(__ubuf__ TO* dst, __ubuf__ FROM* src, sim::F8 repeat, sim::F16 dst_block, \
-                   sim::F16 src_block, sim::F16 dst_repeat, sim::F16 src_repeat, PA_SITE) {  \
-    sim::vector_convert(#NAME, sim::TypeOf<TO>::value, sim::TypeOf<FROM>::value,             \
-                        sim::Round::ROUND, sim::at(dst), sim::at(src), repeat, dst_block,    \
-                        src_block, dst_repeat, src_repeat, site);                            \
+#define PA_SIM_CONVERT(NAME, TO, FROM, ROUND)                                                      \
+  inline void NAME(__ubuf__ TO* dst, __ubuf__ FROM* src, sim::F8 repeat, sim::F16 dst_block,       \
+                   sim::F16 src_block, sim::F16 dst_repeat, sim::F16 src_repeat, PA_SITE) {        \
+    sim::vector_convert(#NAME, sim::TypeOf<TO>::value, sim::TypeOf<FROM>::value,                   \
+                        sim::Round::ROUND, sim::at(dst), sim::at(src), repeat, dst_block,          \
+                        src_block, dst_repeat, src_repeat, site);                                  \
+  }                                                                                                \
+  inline void NAME(__ubuf__ TO* dst, __ubuf__ FROM* src, uint64_t config, PA_SITE) {               \
+    NAME(dst, src, sim::packed_repeats(config), sim::packed_half(config, 0),                       \
+         sim::packed_half(config, 16), sim::packed_byte(config, 32), sim::packed_byte(config, 40), \
+         site);                                                                                    \
   }
 #define PA_SIM_CONVERT_ROUNDED(NAME, TO, FROM) \
   PA_SIM_CONVERT(NAME##r, TO, FROM, kRint)     \
