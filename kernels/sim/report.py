@@ -96,7 +96,7 @@ class Report:
     timeline: Timeline | None = field(default=None, repr=False)
 
     def add_timing(self, timing: dict[str, Any], timeline: Timeline | None = None) -> None:
-        """Takes over the timing pass's result (see timing.h)."""
+        """Take over the timing pass's result (see timing.h)."""
         if "failure" in timing:
             self.hazards.append(Finding("timing", timing["failure"], 1))
             return
@@ -174,14 +174,32 @@ class Report:
                 )
         return timeline, [timeline.core_names.index(name) for name in cores]
 
-    def save_trace(self, path: str | Path, cores: Sequence[str] | None = None) -> None:
-        """Writes a Chrome trace (ui.perfetto.dev opens it) of the modelled times.
+    def save_trace(
+        self, path: str | Path, cores: Sequence[str] | None = None, limit: int = 200_000
+    ) -> list[str]:
+        """Write a Chrome trace (ui.perfetto.dev opens it) of the modelled times.
 
-        One process a core, one thread a pipe, arrows for flags and cross-core signals. `cores`
-        limits it: an operation takes some 130 bytes, and 100,000 are 15 MB.
+        One process a core, one thread a pipe, arrows for flags and cross-core signals.
+
+        Parameters
+        ----------
+        path : str or Path
+            The JSON file. An operation takes some 180 bytes.
+        cores : sequence of str, optional
+            The cores to show. By default the first ones, as many as `limit` lets in whole.
+        limit : int
+            Operations to show at most, if `cores` does not say otherwise.
+
+        Returns
+        -------
+        list of str
+            The cores shown.
         """
         timeline, chosen = self._chosen(cores)
         fields, start, end = timeline.fields, timeline.start, timeline.end
+        if cores is None:
+            sizes = np.bincount(fields[:, _CORE], minlength=len(chosen))
+            chosen = chosen[: max(1, int((np.cumsum(sizes) <= limit).sum()))]
         events = []
         for core in chosen:
             meta = {"ph": "M", "pid": core}
@@ -213,11 +231,18 @@ class Report:
                     f'{{"ph":"{phase}","name":"wait","cat":"flow","id":{n},"pid":{core},'
                     f'"tid":{pipe},"ts":{ts:.5f}{bind}}}'
                 )
-        about = json.dumps({"soc": self.soc, "times": "modelled, not measured"})
+        names = [timeline.core_names[core] for core in chosen]
+        facts = {
+            "soc": self.soc,
+            "times": "modelled, not measured",
+            "cores": f"{len(names)} of {len(timeline.core_names)}",
+        }
+        about = json.dumps(facts)
         Path(path).write_text(
             '{"displayTimeUnit":"ns","otherData":' + about + ',"traceEvents":[\n'
             + ",\n".join(events) + "\n]}\n"
         )  # fmt: skip
+        return names
 
     def plot(
         self,
@@ -226,7 +251,7 @@ class Report:
         begin_us: float = 0.0,
         end_us: float | None = None,
     ) -> None:
-        """Draws pipes over modelled time as a PNG: colours are builtins, hatched is waiting.
+        """Draw pipes over modelled time as a PNG: colours are builtins, hatched is waiting.
 
         `cores` are the first cluster's by default; [begin_us, end_us) is all of the time.
         """
@@ -243,53 +268,55 @@ class Report:
             first = names[0].split()[-1].split(".")[0]
             cores = [n for n in names if n.split()[-1].split(".")[0] == first]
         timeline, chosen = self._chosen(cores)
-        fields, start, end = timeline.fields, timeline.start, timeline.end
-        until = self.time_us if end_us is None else end_us
-        inside = (end > begin_us) & (start < until)
+        until = (self.time_us or 0.0) if end_us is None else end_us
+        shown = np.isin(timeline.fields[:, _CORE], chosen)
+        shown &= (timeline.end > begin_us) & (timeline.start < until)
+        fields, start = timeline.fields[shown], timeline.start[shown]
+        length = timeline.end[shown] - start
         work = fields[:, _KIND] == _WORK
+        # A wait narrower than a pixel is invisible, and hatching is slow.
+        waits = np.isin(fields[:, _KIND], (_WAIT, _BARRIER)) & (length > (until - begin_us) / 2000)
         rows = [
             (core, pipe)
             for core in chosen
             for pipe in np.unique(fields[(fields[:, _CORE] == core) & work, _PIPE]).tolist()
-        ]
-        if not rows:
-            rows = [(core, 0) for core in chosen]
-        names = np.array([name for name, _ in timeline.labels])
-        busiest: dict[str, float] = {}
-        colours: dict[str, Any] = {}
-        palette = [*_palette()]
-        for i in np.flatnonzero(work & inside & np.isin(fields[:, _CORE], chosen)).tolist():
-            name = str(names[fields[i, _LABEL]])
-            busiest[name] = busiest.get(name, 0.0) + end[i] - start[i]
-        for n, name in enumerate(sorted(busiest, key=lambda k: -busiest[k])):
-            colours[name] = palette[min(n, len(palette) - 1)]
+        ] or [(core, 0) for core in chosen]
+        builtins = sorted({name for name, _ in timeline.labels})
+        numbers = np.array([builtins.index(name) for name, _ in timeline.labels])[fields[:, _LABEL]]
+        spent = np.bincount(numbers[work], length[work], minlength=len(builtins))
+        order = [n for n in np.argsort(-spent, kind="stable").tolist() if spent[n] > 0]
+        palette = _palette()
+        colours = {n: palette[min(i, len(palette) - 1)] for i, n in enumerate(order)}
         figure = Figure(figsize=(14, 1.2 + 0.36 * len(rows) + 0.25), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for row, (core, pipe) in enumerate(rows):
-            here = inside & (fields[:, _CORE] == core) & (fields[:, _PIPE] == pipe)
-            waits = np.flatnonzero(here & ~work)
-            spans = list(zip(start[waits], end[waits] - start[waits], strict=True))
-            axes.broken_barh(spans, (row - 0.4, 0.8), facecolor="0.93", edgecolor="0.7",
-                             hatch="////", linewidth=0)  # fmt: skip
-            for name, colour in colours.items():
-                mine = np.flatnonzero(here & work & (names[fields[:, _LABEL]] == name))
-                spans = list(zip(start[mine], end[mine] - start[mine], strict=True))
-                axes.broken_barh(spans, (row - 0.4, 0.8), facecolor=colour, linewidth=0)
+            here = (fields[:, _CORE] == core) & (fields[:, _PIPE] == pipe)
+
+            def bars(which: np.ndarray, row: int = row, **look: Any) -> None:
+                spans = list(zip(start[which], length[which], strict=True))
+                axes.broken_barh(spans, (row - 0.4, 0.8), linewidth=0, **look)
+
+            bars(here & waits, facecolor="0.93", edgecolor="0.7", hatch="////")
+            for number, colour in colours.items():
+                bars(here & work & (numbers == number), facecolor=colour)
         axes.set_yticks(range(len(rows)),
                         [f"{timeline.core_names[c]} {PIPES[p]}" for c, p in rows])  # fmt: skip
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(begin_us, until)
         axes.set_xlabel("modelled time, us")
         axes.set_title(f"modelled on {self.soc}: {self.time_us:.2f} us", loc="left")
-        legend = [Patch(color=colours[name], label=name) for name in list(colours)[: len(palette)]]
+        labels = [builtins[number] for number in order[: len(palette)]]
+        if len(order) > len(palette):
+            labels[-1] = "others"
+        legend = [Patch(color=c, label=n) for c, n in zip(palette, labels, strict=False)]
         legend.append(Patch(facecolor="0.93", edgecolor="0.7", hatch="////", label="waiting"))
         axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         figure.savefig(path, dpi=110, format="png")
 
 
 def _palette() -> list[str]:
-    """Tableau's ten colours and, last, one for all further builtins."""
+    """Ten colours; the last is shared by all builtins from the tenth on, if there are more."""
     return ["tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown",
             "tab:pink", "tab:olive", "tab:cyan", "tab:gray"]  # fmt: skip
 

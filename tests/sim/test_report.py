@@ -67,7 +67,8 @@ def test_text_shows_hazards(kernel):
 
 
 def test_trace_has_every_core_and_pipe(report, trace):
-    assert trace["otherData"] == {"soc": "910B2", "times": "modelled, not measured"}
+    about = {"soc": "910B2", "times": "modelled, not measured", "cores": "6 of 6"}
+    assert trace["otherData"] == about
     names, threads = {}, defaultdict(set)
     for event in trace["traceEvents"]:
         if event["name"] == "process_name":
@@ -113,12 +114,19 @@ def test_trace_arrows_join_operations(report, trace):
 
 
 def test_trace_of_chosen_cores(report, trace, tmp_path):
-    report.save_trace(tmp_path / "x.json", cores=["AIC 1", "AIV 1.0"])
+    shown = report.save_trace(tmp_path / "x.json", cores=["AIC 1", "AIV 1.0"])
+    assert shown == ["AIC 1", "AIV 1.0"]
     events = json.loads((tmp_path / "x.json").read_text())["traceEvents"]
     assert {event["pid"] for event in events} == {3, 4}
     assert len(events) < len(trace["traceEvents"]) / 2
     with pytest.raises(ValueError, match="expected cores to be names such as 'AIC 0', got 'AIC 9'"):
         report.save_trace(tmp_path / "x.json", cores=["AIC 9"])
+
+
+def test_trace_of_many_operations_is_cut_at_a_core(report, tmp_path):
+    assert report.save_trace(tmp_path / "x.json", limit=report.ops // 2) == ["AIC 0", "AIV 0.0"]
+    about = json.loads((tmp_path / "x.json").read_text())["otherData"]
+    assert about["cores"] == "2 of 6"
 
 
 def test_plot(report, tmp_path):
