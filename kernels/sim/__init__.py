@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from . import runtime as _runtime
 from .report import Finding, Report, Timeline, chip_names, chip_parameters
+
+# The runtime has one running launch at a time, and ctypes lets other threads run meanwhile.
+_running = threading.Lock()
 
 __all__ = ["Finding", "Kernel", "Report", "chip_names"]
 
@@ -121,7 +125,8 @@ class Kernel:
         Raises
         ------
         ValueError
-            Arguments that do not fit the entry's, or an unknown `soc`.
+            Arguments that do not fit the entry's, an unknown `soc`, or a `drop` that the launch
+            has not come by.
         """
         runtime = _runtime.runtime()
         words, regions = self._arguments(args)
@@ -152,16 +157,17 @@ class Kernel:
         ]
         count = len(regions)
         begins, ends, names = zip(*regions, strict=True) if regions else ((), (), ())
-        handle = runtime.pa_sim_launch(
-            ctypes.byref(options),
-            *entries,
-            (ctypes.c_uint64 * len(words))(*words),
-            len(words),
-            count,
-            (ctypes.c_uint64 * count)(*begins),
-            (ctypes.c_uint64 * count)(*ends),
-            (ctypes.c_char_p * count)(*names),
-        )
+        with _running:
+            handle = runtime.pa_sim_launch(
+                ctypes.byref(options),
+                *entries,
+                (ctypes.c_uint64 * len(words))(*words),
+                len(words),
+                count,
+                (ctypes.c_uint64 * count)(*begins),
+                (ctypes.c_uint64 * count)(*ends),
+                (ctypes.c_char_p * count)(*names),
+            )
         try:
             facts = json.loads(runtime.pa_sim_report(handle))
             findings = [
@@ -171,6 +177,10 @@ class Kernel:
             if facts["failure"]:
                 kind = "deadlock" if facts["failure"].startswith("deadlock") else "stopped"
                 findings.insert(0, Finding(kind, facts["failure"], 1))
+            if drop and drop not in facts["sync_sites"] and not facts["failure"]:
+                raise ValueError(
+                    f"{self.entry}: expected drop to be one of Report.sync_sites, got {drop!r}"
+                )
             report = Report(findings, facts["sync_sites"], facts["ops"], soc, warm)
             if soc is not None and not facts["failure"]:
                 _add_time(runtime, handle, report, parameters)

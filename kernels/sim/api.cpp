@@ -14,11 +14,8 @@ std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    if (c == '\n') {
-      out += "\\n";
-    } else {
-      out += c;
-    }
+    // No message needs a control character; JSON must not have one.
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
   }
   return out + "\"";
 }
@@ -31,8 +28,8 @@ struct Handle {
 
 using Entry = void (*)(const uint64_t*);
 
-void swap_in(std::map<uint64_t, Launch::Saved>& journal) {
-  for (auto& [page, saved] : journal) {
+void swap_in(std::map<std::pair<uint64_t, uint64_t>, Launch::Saved>& journal) {
+  for (auto& [place, saved] : journal) {
     auto* memory = reinterpret_cast<uint8_t*>(saved.begin);
     std::swap_ranges(saved.bytes.begin(), saved.bytes.end(), memory);
   }
@@ -51,12 +48,23 @@ void find_uninitialised(Launch& first, Options options, int cores_kind, Entry cu
   {
     Launch second(options, first.regions(), cores_kind);
     second.run(cube, vector, args, num_args);
+    bool other_way = !second.failure().empty();
+    for (auto& [place, saved] : second.journal()) {
+      if (journal.count(place)) continue;
+      other_way = true;  // a store that the first run has not made: undo it
+      std::copy(saved.bytes.begin(), saved.bytes.end(), reinterpret_cast<uint8_t*>(saved.begin));
+    }
+    if (other_way) {
+      first.find("uninitialised",
+                 "what the kernel does, and not only its results, depends on local "
+                 "memory that nothing wrote");
+    }
   }
   std::string readers;
   for (size_t i = 0; i < first.unwritten().size() && i < 3; ++i) {
     readers += (i ? ", " : "") + first.unwritten()[i];
   }
-  for (auto& [page, saved] : journal) {
+  for (auto& [place, saved] : journal) {
     const auto* memory = reinterpret_cast<const uint8_t*>(saved.begin);
     const auto differ = std::mismatch(saved.bytes.begin(), saved.bytes.end(), memory);
     if (differ.first == saved.bytes.end()) continue;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def argument(text: str) -> Any:
             return torch.arange(shape[0]).to(kind)
         if fill == "randn" and kind.is_floating_point:
             return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kind)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RuntimeError):  # RuntimeError: torch, of a negative size
         pass
     raise argparse.ArgumentTypeError(
         f"expected null, a number, or FILL:DTYPE:COUNT with FILL zeros, arange or randn and DTYPE "
@@ -74,7 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Run a kernel and print its report; return 1 if anything was found. Raises ValueError."""
+    """Run a kernel and print its report; return 1 if anything was found, 2 for wrong arguments."""
+    try:
+        return _run(arguments)
+    except ValueError as error:
+        print(f"python -m pa_hp sim run: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
     kernel = Kernel(
         arguments.file,
         arguments.entry,

@@ -193,7 +193,7 @@ struct Core {
   int waits_for = -1;  // counter id while waiting
   Site waits_at;
   ucontext_t context{};
-  std::unique_ptr<char[]> stack;
+  char* stack = nullptr;
   std::vector<Record> records;
 };
 
@@ -212,7 +212,8 @@ struct Options {
   bool strict_visibility = false;
   bool latest = false;  // execute every operation as late as its flags allow
   bool record = true;
-  uint64_t seed = 0;  // permutes which ready core runs; 0 is round robin
+  bool journal = true;  // keep what stores to GM overwrite
+  uint64_t seed = 0;    // permutes which ready core runs; 0 is round robin
   uint8_t poison =
       0xff;  // what local memories hold at the start; 0xff.. is NaN in every float type
   // A synchronisation site to leave out, as sync_sites() names it; empty for none. `blind`: a wait
@@ -274,7 +275,7 @@ class Launch {
     uint64_t begin;
     std::vector<uint8_t> bytes;
   };
-  std::map<uint64_t, Saved>& journal() { return journal_; }
+  std::map<std::pair<uint64_t, uint64_t>, Saved>& journal() { return journal_; }
   void note_unwritten(const Op& op);
   const std::vector<std::string>& unwritten() const { return unwritten_; }
 
@@ -315,7 +316,7 @@ class Launch {
   };
   std::map<std::tuple<const char*, int, bool, const char*>, SyncSite> sync_sites_;
   std::string failure_;
-  std::map<uint64_t, Saved> journal_;   // by page
+  std::map<std::pair<uint64_t, uint64_t>, Saved> journal_;  // by page and start of the tensor
   std::vector<std::string> unwritten_;  // sites that read local memory which nothing has written
   std::set<std::pair<const char*, int>> unwritten_at_;
   const uint64_t* args_ = nullptr;

@@ -1,6 +1,7 @@
 // One launch: fibers, pipe queues, flags, barriers and cross-core signals.
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -25,7 +26,8 @@ Launch* g_launch = nullptr;
 namespace {
 
 constexpr size_t kStackBytes = 256 << 10;
-constexpr int kMaxCounter = 15;  // a core's cross-core counters have four bits
+constexpr size_t kGuardBytes = 64 << 10;  // a multiple of every page size
+constexpr int kMaxCounter = 15;           // a core's cross-core counters have four bits
 
 // With clang on x86-64, a `__ubuf__` pointer is relative to the GS segment, so a plain dereference
 // in a kernel reaches the running core's UB once the base is set.
@@ -121,6 +123,7 @@ Launch::Launch(const Options& options, std::vector<Region> regions, int cores_ki
 Launch::~Launch() {
   for (auto& core : cores_) {
     for (uint8_t* mem : core->mem) std::free(mem);
+    if (core->stack) munmap(core->stack - kGuardBytes, kStackBytes + kGuardBytes);
   }
 }
 
@@ -133,7 +136,7 @@ const Region* Launch::region_of(uint64_t address) const {
 }
 
 bool Launch::is_host(uint64_t address) const {
-  const auto stack = reinterpret_cast<uint64_t>(cores_[running_]->stack.get());
+  const auto stack = reinterpret_cast<uint64_t>(cores_[running_]->stack);
   if (address - stack < kStackBytes) return true;
   // g_tilingKey, which kernels assign to, lies in the core's record.
   const auto core = reinterpret_cast<uint64_t>(cores_[running_].get());
@@ -180,14 +183,14 @@ void Launch::save_before(const Op& op) {
   for (int i = 0; i < op.num_accesses; ++i) {
     const Access& a = op.access[i];
     if (a.mem != kGm || !a.write) continue;
-    for (uint32_t n = 0; n < a.inner * a.outer; ++n) {
+    for (uint64_t n = 0; n < uint64_t{a.inner} * a.outer; ++n) {
       const uint64_t begin = a.base + n / a.inner * a.outer_stride + n % a.inner * a.inner_stride;
       for (uint64_t page = begin >> kPageBits; page << kPageBits < begin + a.bytes; ++page) {
-        const auto [place, fresh] = journal_.try_emplace(page);
-        if (!fresh) continue;
-        // A page may hold the end of one tensor, the host's own data and the start of another: of
-        // one that is not whole, keep the part of this tensor.
+        // A page may hold the end of one tensor, the host's own data and the start of another, so
+        // the part of this tensor is kept.
         const Region& region = *region_of(begin);
+        const auto [place, fresh] = journal_.try_emplace({page, region.begin});
+        if (!fresh) continue;
         const uint64_t from = std::max(page << kPageBits, region.begin);
         const uint64_t to = std::min((page + 1) << kPageBits, region.end);
         const auto* bytes = reinterpret_cast<const uint8_t*>(from);
@@ -263,22 +266,32 @@ void Launch::report_bounds(const Core& core, const Op& op, const Access& a, uint
   text << core_text(core) << " " << kPipeNames[op.pipe] << " " << (a.write ? "writes" : "reads")
        << " at " << site_text(op.site) << " (" << op.name << ") ";
   if (a.mem != kGm) {
-    text << kMemNames[a.mem] << "[" << begin << ", " << end << "), ";
+    text << kMemNames[a.mem] << "[" << int64_t(begin) << ", " << int64_t(end) << "), ";
     if (core.mem[a.mem] == nullptr) {
       text << "a memory that this core does not have";
     } else {
       text << "which has " << kMemBytes[a.mem] << " bytes";
     }
-  } else if (regions_.empty()) {
-    text << "GM, and there is no tensor";
+  } else if (begin < 4096) {
+    text << "GM through a null pointer";
   } else {
-    const Region* region = &regions_.front();  // the nearest below, else the first
-    for (const Region& candidate : regions_) {
-      if (candidate.begin <= begin) region = &candidate;
+    // Of the tensor that it is nearest to, if one is anywhere near.
+    constexpr uint64_t kNear = 1 << 30;
+    const Region* nearest = nullptr;
+    uint64_t distance = kNear;
+    for (const Region& region : regions_) {
+      const uint64_t gap = begin < region.begin  ? region.begin - begin
+                           : begin >= region.end ? begin - region.end + 1
+                                                 : 0;
+      if (gap < distance) nearest = &region, distance = gap;
     }
-    text << "GM " << region->name << "[" << int64_t(begin - region->begin) << ", "
-         << int64_t(end - region->begin) << "), which has " << region->end - region->begin
-         << " bytes";
+    if (nearest) {
+      text << "GM " << nearest->name << "[" << int64_t(begin - nearest->begin) << ", "
+           << int64_t(end - nearest->begin) << "), which has " << nearest->end - nearest->begin
+           << " bytes";
+    } else {
+      text << "GM where no tensor is near";
+    }
   }
   // One finding a site, or a loop would fill the report.
   find_at("out of bounds " + site_text(op.site) + op.name, {"out of bounds", "", 0, 0, text.str()});
@@ -308,7 +321,7 @@ uint32_t Launch::record(const Op& op, bool blocks_scalar) {
 void Launch::issue(Op op) {
   Core& core = current();
   if (!in_bounds(core, op)) return;  // reported; carrying it out would hurt the host
-  if (options_.check) save_before(op);
+  if (options_.journal) save_before(op);
   if (op.kind != Kind::kWork) op.dropped = dropped(op.name, op.site);
   op.mask[0] = core.mask[0];
   op.mask[1] = core.mask[1];
@@ -448,6 +461,7 @@ void Launch::fence(Site site) {
     }
   }
   core.fenced.join(core.barriered);
+  core.fenced.join(core.clock[kS]);  // what a flag to the scalar unit has waited for
   core.fenced.done[kS] = core.executed[kS];
 }
 
@@ -537,13 +551,17 @@ void Launch::wait_flag_dev(int id, Site site) {
 
 void Launch::scalar_access(uint64_t address, uint32_t bytes, bool write, Site site) {
   Core& core = current();
-  if (!options_.check) return;
   Op op;
   op.name = write ? "scalar store" : "scalar load";
   op.site = site;
   op.add(kGm, write, address, bytes);
-  if (!in_bounds(core, op)) return;  // reported; the access itself is the host's
-  save_before(op);
+  if (!in_bounds(core, op)) {
+    // The access itself is the host's and comes next: it would hurt the process.
+    fail("stopped: " + core_text(core) + " cannot go on behind the " + op.name +
+         " out of bounds at " + site_text(site));
+  }
+  if (options_.journal) save_before(op);
+  if (!options_.check) return;
   const uint32_t epoch = ++core.executed[kS];
   core.clock[kS].done[kS] = epoch;
   check_accesses(*this, core, op, core.clock[kS], core.known, epoch);
@@ -603,8 +621,13 @@ void Launch::run(void (*cube_entry)(const uint64_t*), void (*vector_entry)(const
   g_launch = this;
   for (auto& core : cores_) {
     getcontext(&core->context);
-    core->stack.reset(new char[kStackBytes]);
-    core->context.uc_stack.ss_sp = core->stack.get();
+    // The page below the stack stays out of reach: a local array that is too large ends there.
+    void* stack =
+        mmap(nullptr, kStackBytes + kGuardBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED) throw std::bad_alloc();
+    core->stack = static_cast<char*>(stack) + kGuardBytes;
+    mprotect(core->stack, kStackBytes, PROT_READ | PROT_WRITE);
+    core->context.uc_stack.ss_sp = core->stack;
     core->context.uc_stack.ss_size = kStackBytes;
     core->context.uc_link = nullptr;
     makecontext(&core->context, fiber_main, 0);
@@ -654,6 +677,14 @@ void Launch::finish() {
   if (!stuck.empty()) {
     failure_ = "deadlock: " + stuck.substr(2);
     return;
+  }
+  for (const auto& [signal, queues] : pending_) {
+    for (size_t core = 0; core < queues.size(); ++core) {
+      if (queues[core].empty()) continue;
+      find("signal left over", core_text(*cores_[core]) + ": signal " + std::to_string(signal[3]) +
+                                   " of mode " + std::to_string(signal[0]) +
+                                   " waits for the other cores of its group, which never send it");
+    }
   }
   for (const auto& core : cores_) {
     for (int from = 0; from < kPipes; ++from) {

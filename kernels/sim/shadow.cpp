@@ -2,19 +2,20 @@
 #include "shadow.h"
 
 #include <cstdlib>
+#include <map>
 #include <sstream>
+#include <tuple>
 #include <unordered_map>
 
 namespace sim {
 namespace {
 
 std::vector<Site> g_sites;
-std::unordered_map<uint64_t, uint32_t> g_site_ids;
+std::map<std::tuple<const char*, int, const void*>, uint32_t> g_site_ids;
 
 uint32_t site_id(const Site& site) {
-  const uint64_t key = site.file ? reinterpret_cast<uint64_t>(site.file) * 31 + site.line
-                                 : reinterpret_cast<uint64_t>(site.pc);
-  const auto [place, fresh] = g_site_ids.try_emplace(key, static_cast<uint32_t>(g_sites.size()));
+  const auto [place, fresh] = g_site_ids.try_emplace(std::tuple(site.file, site.line, site.pc),
+                                                     static_cast<uint32_t>(g_sites.size()));
   if (fresh) g_sites.push_back(site);
   return place->second;
 }
@@ -90,18 +91,31 @@ struct Check {
     }
     if (!write) {
       if ((block.written & mask) != mask) launch.note_unwritten(op);
-      Touch* slot = nullptr;
+      // Where to remember the read: with an older one of this pipe that it covers, else in a free
+      // slot, else in place of a read that is known to be complete; else the older bytes of this
+      // pipe take the new epoch along.
+      Touch* covered = nullptr;
+      Touch* free = nullptr;
+      Touch* complete = nullptr;
+      Touch* same = &block.readers[2];
       for (Touch& reader : block.readers) {
-        if (reader.mask != 0 && reader.pipe == op.pipe) slot = &reader;
-      }
-      for (Touch& reader : block.readers) {
-        if (slot == nullptr && (reader.mask == 0 || ordered(reader))) {
-          slot = &reader;
-          slot->mask = 0;
+        if (reader.mask == 0) {
+          free = &reader;
+        } else if (reader.pipe == op.pipe &&
+                   (reader.epoch == epoch || (reader.mask & ~mask) == 0)) {
+          covered = &reader;
+        } else if (ordered(reader)) {
+          complete = &reader;
+        } else if (reader.pipe == op.pipe) {
+          same = &reader;
         }
       }
-      if (slot == nullptr) slot = &block.readers[2];
-      *slot = {epoch, slot->mask | mask, site, op.pipe};
+      if (covered || !(free || complete)) {
+        Touch& slot = covered ? *covered : *same;
+        slot = {epoch, slot.mask | mask, site, op.pipe};
+      } else {
+        *(free ? free : complete) = {epoch, mask, site, op.pipe};
+      }
       return;
     }
     for (Touch& reader : block.readers) {
@@ -116,6 +130,11 @@ struct Check {
     }
     block.written |= mask;
     Touch& newest = block.writers[0];
+    if (newest.epoch == epoch && newest.pipe == op.pipe && newest.mask != 0) {
+      newest.mask |= mask;  // more of the same operation
+      block.writers[1].mask &= ~mask;
+      return;
+    }
     const uint32_t rest = newest.mask & ~mask;
     if (rest != 0) block.writers[1] = {newest.epoch, rest, newest.site, newest.pipe};
     block.writers[1].mask &= ~mask;
@@ -133,7 +152,11 @@ struct Check {
     for (size_t i = 0; i < list.size();) {
       Stretch& old = list[i];
       const bool mine = old.core == core.index && old.pipe == op.pipe;
-      if (!write && !old.write && mine && old.begin <= end && begin <= old.end && !merged) {
+      // One entry for reads of the same operation side by side, and for what a new read covers; to
+      // give older bytes the new epoch would blame what is in order.
+      const bool joins = old.epoch == epoch ? old.begin <= end && begin <= old.end
+                                            : begin <= old.begin && old.end <= end;
+      if (!write && !old.write && mine && joins && !merged) {
         old.begin = std::min<uint32_t>(old.begin, begin);
         old.end = std::max<uint32_t>(old.end, end);
         old.epoch = epoch;
@@ -181,7 +204,8 @@ struct Check {
     text << core_text(core) << " " << kPipeNames[op.pipe] << " at " << site_text(op.site) << " ("
          << op.name << ") reaches what " << core_text(other) << " " << kPipeNames[old.pipe]
          << " stored at " << site_text(g_sites[old.site])
-         << ", whose signal came without pipe_barrier and dsb before it";
+         << ", whose signal came without a fence before it (a barrier of the storing pipe, then "
+            "dsb)";
     launch.find_at(key("no fence", region->name, old.site),
                    {"no fence", "GM " + region->name, begin - region->begin,
                     begin - region->begin + old.end - old.begin, text.str(), op_id()});

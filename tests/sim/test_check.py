@@ -72,7 +72,7 @@ def test_missing_synchronisation_shows_as_a_wrong_value_in_latest_mode(macro):
 
 
 CROSS_CORE = {
-    "NO_FENCE": ("no fence", "whose signal came without pipe_barrier and dsb before it"),
+    "NO_FENCE": ("no fence", "whose signal came without a fence before it"),
     "NO_WAIT": ("RAW", "AIC 0 MTE2 reads at cross_core.cce:"),
     "ONE_SIDED": ("deadlock", "AIC 0 waits at cross_core.cce:31 for cross-core counter 0"),
     "OVERFLOW": ("counter overflow", "cross-core counter 0 passes 15"),
@@ -128,3 +128,102 @@ def test_same_seed_gives_the_same_report():
     kernel = sim.Kernel(HERE / "cross_core.cce", "run", defines=["NO_WAIT"])
     first, second = (kernel.launch(2, *tensors(), schedule_seed=7) for _ in range(2))
     assert first.hazards == second.hazards and first.time_us == second.time_us
+
+
+def run_source(tmp_path, body, *args, cores="aiv", **options):
+    """Launch one block of a kernel whose entry has `body`, float tensors x and y, and an int n."""
+    source = tmp_path / "case.cce"
+    head = (
+        'extern "C" __global__ __aicore__ void run(__gm__ float* x, __gm__ float* y, int32_t n) {'
+    )
+    source.write_text(f"{head}\n{body}\n}}\n")
+    return sim.Kernel(source, "run", cores=cores).launch(1, *args, **options)
+
+
+UB = "__ubuf__ float* a = (__ubuf__ float*)(uintptr_t)0;"
+
+
+def test_uninitialised_outputs_in_one_page_are_told_apart_and_keep_their_values(tmp_path):
+    x, y = torch.zeros(8), torch.zeros(8)  # small ones lie side by side
+    body = UB + " copy_ubuf_to_gm(x, a, 0, 1, 1, 0, 0); copy_ubuf_to_gm(y, a + 8, 0, 1, 1, 0, 0);"
+    report = run_source(tmp_path, body, x, y, 0)
+    assert [f.kind for f in report.hazards] == ["uninitialised"] * 2
+    assert x.isnan().all() and y.isnan().all()
+
+
+def test_null_pointer_and_out_of_bounds_scalars_stop_the_launch(tmp_path):
+    for body in ("y[0] = x[n];", "y[n] = 1.0f;"):
+        for x, y in ((torch.zeros(8), torch.zeros(8)), (None, None)):
+            report = run_source(tmp_path, body, x, y, 1 << 20)
+            assert [f.kind for f in report.hazards] == ["stopped", "out of bounds"]
+            assert "cannot go on behind the scalar" in report.hazards[0].message, report.hazards
+    report = run_source(tmp_path, "y[0] = x[0];", None, None, 0)
+    assert "GM through a null pointer" in report.hazards[1].message
+    x, y = torch.ones(8), torch.zeros(8)  # and the next launch is none the worse
+    assert run_source(tmp_path, "y[0] = x[0];", x, y, 0).hazards == [] and y[0] == 1
+
+
+def test_a_wait_of_the_scalar_unit_and_dsb_are_a_fence(tmp_path):
+    body = """
+    constexpr uint64_t signal = 1 | 2 << 4;
+#if defined(__DAV_C220_VEC__)
+    if (get_subblockid() == 0) {
+      __ubuf__ float* a = (__ubuf__ float*)(uintptr_t)0;
+      copy_gm_to_ubuf(a, x, 0, 1, 1, 0, 0);
+      set_flag(PIPE_MTE2, PIPE_MTE3, EVENT_ID0);
+      wait_flag(PIPE_MTE2, PIPE_MTE3, EVENT_ID0);
+      copy_ubuf_to_gm(y, a, 0, 1, 1, 0, 0);
+      set_flag(PIPE_MTE3, PIPE_S, EVENT_ID0);
+      wait_flag(PIPE_MTE3, PIPE_S, EVENT_ID0);
+      dsb(DSB_DDR);
+    }
+    ffts_cross_core_sync(PIPE_MTE3, signal);
+#else
+    wait_flag_dev(0);
+    copy_gm_to_cbuf((__cbuf__ float*)(uintptr_t)0, y, 0, 1, 1, 0, 0, PAD_NONE);
+#endif
+    """
+    args = torch.ones(8), torch.zeros(8), 0
+    report = run_source(tmp_path, body, *args, cores="mix", strict_visibility=True)
+    assert report.hazards == []
+
+
+def test_a_ring_in_one_page_is_not_blamed_for_a_later_read(tmp_path):
+    """The cube core reads slot 0, signals, reads slot 1; a vector core then writes slot 0."""
+    body = """
+    constexpr uint64_t signal = 1 | 2 << 4;
+#if defined(__DAV_C220_CUBE__)
+    __cbuf__ float* a = (__cbuf__ float*)(uintptr_t)0;
+    copy_gm_to_cbuf(a, y, 0, 1, 1, 0, 0, PAD_NONE);
+    ffts_cross_core_sync(PIPE_MTE2, signal);
+    copy_gm_to_cbuf(a + 8, y + 8, 0, 1, 1, 0, 0, PAD_NONE);
+#else
+    wait_flag_dev(0);
+    if (get_subblockid() == 0) {
+      __ubuf__ float* a = (__ubuf__ float*)(uintptr_t)0;
+      copy_gm_to_ubuf(a, x, 0, 1, 1, 0, 0);
+      set_flag(PIPE_MTE2, PIPE_MTE3, EVENT_ID0);
+      wait_flag(PIPE_MTE2, PIPE_MTE3, EVENT_ID0);
+      copy_ubuf_to_gm(y, a, 0, 1, 1, 0, 0);
+    }
+#endif
+    """
+    for seed in range(4):
+        args = torch.ones(8), torch.zeros(16), 0
+        assert run_source(tmp_path, body, *args, cores="mix", schedule_seed=seed).hazards == []
+
+
+def test_a_signal_that_the_other_core_never_joins(tmp_path):
+    body = "if (get_subblockid() == 1) ffts_cross_core_sync(PIPE_MTE3, 1 | 2 << 4 | 5 << 8);"
+    body = f"#if defined(__DAV_C220_VEC__)\n{body}\n#endif"
+    report = run_source(tmp_path, body, None, None, 0, cores="mix")
+    assert [f.message for f in report.hazards] == [
+        "signal left over: AIV 0.1: signal 5 of mode 2 waits for the other cores of its group, "
+        "which never send it"
+    ]
+
+
+def test_a_misspelt_drop_is_refused():
+    kernel = sim.Kernel(HERE / "findings.cce", "run", cores="aiv")
+    with pytest.raises(ValueError, match=r"expected drop to be one of Report\.sync_sites"):
+        kernel.launch(1, *tensors(), drop="vector findings.cce:1 wait_flag")
