@@ -12,7 +12,7 @@ SANITIZER = PA_HP_SANITIZE=1 PA_HP_CXX=$(SANITIZER_CXX) \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=libasan.so) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so)"
 # mypy names the package after its directory, which need not be called pa_hp; so it looks through a link.
-TYPED := $(addprefix pa_hp/,__main__.py build.py ops bench pa_hp/kernels)
+TYPED := $(addprefix pa_hp/,__main__.py build.py ops bench kernels)
 
 ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
 
