@@ -271,6 +271,11 @@ class Report:
         until = (self.time_us or 0.0) if end_us is None else end_us
         shown = np.isin(timeline.fields[:, _CORE], chosen)
         shown &= (timeline.end > begin_us) & (timeline.start < until)
+        if not shown.any():
+            raise ValueError(
+                f"pa_hp.sim: expected an operation to draw between {begin_us} and {until} us, "
+                f"got none"
+            )
         fields, start = timeline.fields[shown], timeline.start[shown]
         length = timeline.end[shown] - start
         work = fields[:, _KIND] == _WORK

@@ -153,3 +153,14 @@ def test_plot_without_matplotlib(report, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"needs matplotlib; pip install 'pa_hp\[plot\]'"):
         report.plot(tmp_path / "x.png")
+
+
+def test_nothing_to_draw(report, tmp_path):
+    with pytest.raises(ValueError, match="expected an operation to draw between"):
+        report.plot(tmp_path / "x.png", begin_us=1e6, end_us=2e6)
+    source = tmp_path / "empty.cce"
+    source.write_text('extern "C" __global__ __aicore__ void run() {}\n')
+    empty = sim.Kernel(source, "run", cores="aiv").launch(2)
+    assert empty.hazards == [] and empty.ops == 0
+    with pytest.raises(ValueError, match="expected an operation to draw between"):
+        empty.plot(tmp_path / "x.png")
