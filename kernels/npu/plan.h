@@ -1,0 +1,129 @@
+// What the host decides once per shape, and every name that two files of the kernel share: the plan,
+// cross-core flags, events, buffers, and the layout of the workspace. tiling/plan.py fills a
+// DecodePlan in and checks each buffer map against the chip; docs/kernel.md draws them.
+#pragma once
+
+#include <cstdint>
+
+#ifndef __gm__  // the host's compiler, for schedule.h and launch.cpp
+#define __gm__
+#define __aicore__
+#endif
+
+namespace pa_hp::npu {
+
+// Sizes are counts, strides are in elements, buffers are offsets and sizes in bytes.
+struct DecodePlan {
+  int64_t query_stride_batch;
+  int64_t query_stride_head;
+  int64_t key_stride_block;
+  int64_t key_stride_token;
+  int64_t key_stride_head;
+  int64_t value_stride_block;
+  int64_t value_stride_token;
+  int64_t value_stride_head;
+  int64_t block_table_stride;
+  int64_t out_stride_batch;
+  int64_t out_stride_head;
+
+  int32_t dtype;  // DType of params.h: 0 float16, 1 bfloat16
+  int32_t batch;
+  int32_t heads;
+  int32_t group;  // query heads of a kv head
+  int32_t head_dim;
+  int32_t head_dim_v;
+  int32_t num_blocks;
+  int32_t block_size;
+  int32_t max_blocks;
+  float scale;
+
+  int32_t tile_heads;    // kv heads that are worked on together
+  int32_t head_groups;   // kv_heads / tile_heads
+  int32_t rows;          // query heads of a tile: tile_heads * group
+  int32_t chunk_tokens;  // tokens of one load
+  int32_t tile_tokens;   // tokens of one softmax step: a multiple of chunk_tokens
+  int32_t key_step;      // tokens of one product with K
+  int32_t value_step;    // tokens of one product with V
+  int32_t item_cost;     // what an item costs beyond its tokens, in units of kUnitTokens
+
+  int32_t l1_slot_bytes;  // kSlots of them from 0 on
+  int32_t l1_query;       // two of l1_query_bytes
+  int32_t l1_query_bytes;
+  int32_t l1_weights;  // two of l1_weights_bytes
+  int32_t l1_weights_bytes;
+  int32_t l0c_output;  // behind two halves of scores
+  int32_t l0c_score_bytes;
+
+  int32_t ub_scores;
+  int32_t ub_weights;
+  int32_t ub_output;
+  int32_t ub_acc;  // rows of head_dim_v + kRowTail
+  int32_t ub_fold;
+  int32_t ub_result;
+  int32_t ub_stats;          // kStats vectors of kStatLanes
+  int32_t ub_merge;          // kMergeRows rows of head_dim_v + kRowTail, after the main loop
+  int32_t ub_merge_weights;  // 2 kMergeRows blocks
+
+  // Workspace of one cluster; scores, weights and output are two buffers each.
+  int32_t ws_weights;
+  int32_t ws_output;
+  int32_t ws_partials;  // two, of kMaxRows rows of head_dim_v + kRowTail
+  int32_t ws_bytes;
+};
+
+constexpr int32_t kFractal = 16;      // rows and columns of the cube's unit
+constexpr int32_t kUnitTokens = 16;   // shares are cut at multiples of it
+constexpr int32_t kMaxRows = 64;      // query heads of a tile at most
+constexpr int32_t kMergeRows = 32;    // rows times parts that are merged at once; parts <= clusters
+constexpr int32_t kMaxScores = 16384; // rows * tile_tokens at most
+constexpr int32_t kSlots = 3;         // loads of K and V under way
+constexpr int32_t kL0Half = 32 << 10; // L0A and L0B: half of 64 KiB
+constexpr int32_t kMaxStride = 65535; // of a row or matrix in nd2nz, 16 bits
+constexpr int32_t kBlockBytes = 32;
+constexpr int32_t kLanes = 64;        // fp32 of one vector repeat
+constexpr int32_t kBlockLanes = 8;    // fp32 of a block
+
+// A row of partial results: head_dim_v sums, then the row's maximum and its sum of weights, each
+// eight times, as the vector unit wants them for a broadcast.
+constexpr int32_t kRowTail = 2 * kBlockLanes;
+
+// Statistics of a vector core's rows in UB, kStatLanes floats each; the ones with two copies
+// alternate.
+constexpr int32_t kStatLanes = 64;
+enum Stat : int32_t {
+  kMax = 0,              // two: of this piece and of the next
+  kSum = 2,              // two
+  kTileMax = 4,
+  kTileSum = 5,
+  kDecay = 6,
+  kMaxBlocks = 7,        // kMaxRows / 2 rows of a block: 4 vectors
+  kDecayBlocks = 11,     // two of 4
+  kLseBlocks = 19,       // 4
+  kStats = 23,
+};
+
+// Cross-core flags.
+enum CrossFlag : int32_t {
+  kScoresReady = 0,    // cube -> vector: S of a tile is in the workspace
+  kWeightsReady = 1,   // vector -> cube: P of a tile is there, and S has been read
+  kOutputReady = 2,    // cube -> vector: P V of a tile is there, and P has been read
+  kPartialsReady = 3,  // all vector cores: every partial result is there
+};
+enum CrossMode : int32_t { kAllVectorCores = 0, kCluster = 2 };
+
+constexpr uint64_t cross_flag(CrossMode mode, CrossFlag flag) {
+  return 1 | static_cast<uint64_t>(mode) << 4 | static_cast<uint64_t>(flag) << 8;
+}
+
+// Events, per pair of pipes. Forward: ready; backward: free again.
+enum CubeLoadEvent : int32_t { kSlotEvent = 0, kWeightsEvent = 3, kQueryEvent = 5 };  // MTE2, MTE1
+enum CubeStepEvent : int32_t { kL0Event = 0 };                       // MTE1, M: two halves
+enum CubeStoreEvent : int32_t { kScoreEvent = 0, kOutputEvent = 2 };  // M, FIX: two halves; one
+enum VectorLoadEvent : int32_t { kScoresIn = 0, kOutputIn = 1 };      // MTE2, V
+enum VectorStoreEvent : int32_t { kWeightsOut = 0, kResultOut = 1 };  // V, MTE3
+
+constexpr int32_t round_up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }
+constexpr int32_t ceil_div(int32_t x, int32_t by) { return (x + by - 1) / by; }
+constexpr int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
+
+}  // namespace pa_hp::npu

@@ -1,0 +1,136 @@
+// Who works on what. All (sequence, head group, token) lie on one line in that order, in units of
+// kUnitTokens tokens; before its tokens an item (one sequence and head group) has item_cost units for
+// what it costs beyond them. Every cluster takes an equal stretch of the line. Cube cores, vector
+// cores and tests use this file; tiling/partition.py is the same in numpy.
+#pragma once
+
+#include "plan.h"
+
+namespace pa_hp::npu {
+
+// Tokens [begin, end) of an item, at most tile_tokens of them. A piece is what one cluster has of an
+// item; it is cut into tiles at multiples of tile_tokens.
+struct Tile {
+  int32_t seq;
+  int32_t head_group;
+  int32_t begin;
+  int32_t end;
+  bool first;  // of its piece
+  bool last;
+  int32_t piece_begin;
+  int32_t piece_end;
+  int32_t length;          // of the sequence
+  int32_t first_cluster;   // the clusters that the item's pieces are in
+  int32_t last_cluster;
+  __aicore__ bool whole() const { return piece_begin == 0 && piece_end == length; }
+};
+
+class Schedule {
+ public:
+  __aicore__ Schedule(const DecodePlan& plan, const __gm__ int32_t* seq_lens, int64_t cluster,
+                      int64_t clusters)
+      : seq_lens_(seq_lens),
+        batch_(plan.batch),
+        capacity_(static_cast<int64_t>(plan.max_blocks) * plan.block_size),
+        head_groups_(plan.head_groups),
+        item_cost_(plan.item_cost),
+        tile_tokens_(plan.tile_tokens),
+        clusters_(clusters) {
+    for (int32_t seq = 0; seq < batch_; ++seq) total_ += head_groups_ * units(length(seq));
+    at_ = total_ * cluster / clusters;
+    end_ = total_ * (cluster + 1) / clusters;
+    while (at_ < end_) {  // to the item that the share begins in
+      const int64_t item = units(length(seq_));
+      if (at_ < item_start_ + head_groups_ * item) {
+        head_group_ = static_cast<int32_t>((at_ - item_start_) / (item > 0 ? item : 1));
+        item_start_ += head_group_ * item;
+        break;
+      }
+      item_start_ += head_groups_ * item;
+      ++seq_;
+    }
+  }
+
+  // The next tile of the share. False: there is none.
+  __aicore__ bool next(Tile& tile) {
+    while (token_ == piece_end_) {
+      if (at_ >= end_) return false;
+      next_piece();
+    }
+    tile.seq = piece_seq_;
+    tile.head_group = piece_head_group_;
+    tile.begin = token_;
+    tile.end = min(piece_end_, (token_ / tile_tokens_ + 1) * tile_tokens_);
+    tile.first = token_ == piece_begin_;
+    tile.last = tile.end == piece_end_;
+    tile.piece_begin = piece_begin_;
+    tile.piece_end = piece_end_;
+    tile.length = piece_length_;
+    tile.first_cluster = cluster_of(piece_start_ + item_cost_);
+    tile.last_cluster = cluster_of(piece_start_ + units(piece_length_) - 1);
+    token_ = tile.end;
+    return true;
+  }
+
+  // Tokens of a sequence; 0 where seq_lens holds a value out of range.
+  __aicore__ int32_t length(int32_t seq) const { return valid(seq) ? seq_lens_[seq] : 0; }
+  __aicore__ bool valid(int32_t seq) const {
+    const int64_t length = seq_lens_[seq];
+    return length >= 0 && length <= capacity_;
+  }
+
+ private:
+  // The line's stretch of one item.
+  __aicore__ int64_t units(int32_t length) const {
+    return length == 0 ? 0 : item_cost_ + (length - 1) / kUnitTokens + 1;
+  }
+  __aicore__ int32_t cluster_of(int64_t unit) const {
+    return static_cast<int32_t>(((unit + 1) * clusters_ - 1) / total_);
+  }
+  // Takes what the share has of the current item, and goes on to the next item.
+  __aicore__ void next_piece() {
+    const int32_t length = this->length(seq_);
+    const int64_t item = units(length);
+    const int64_t tokens_at = item_start_ + item_cost_;
+    const int64_t stop = end_ < item_start_ + item ? end_ : item_start_ + item;
+    const int64_t from = at_ > tokens_at ? at_ - tokens_at : 0;
+    const int64_t to = stop > tokens_at ? stop - tokens_at : 0;
+    piece_seq_ = seq_;
+    piece_head_group_ = head_group_;
+    piece_start_ = item_start_;
+    piece_length_ = length;
+    token_ = piece_begin_ = static_cast<int32_t>(from * kUnitTokens);
+    piece_end_ = to * kUnitTokens < length ? static_cast<int32_t>(to * kUnitTokens) : length;
+    if (at_ < stop) at_ = stop;
+    if (at_ == item_start_ + item) {
+      item_start_ += item;
+      if (++head_group_ == head_groups_ || item == 0) {
+        head_group_ = 0;
+        ++seq_;
+      }
+    }
+  }
+
+  const __gm__ int32_t* seq_lens_;
+  int32_t batch_;
+  int64_t capacity_;
+  int32_t head_groups_;
+  int32_t item_cost_;
+  int32_t tile_tokens_;
+  int64_t clusters_;
+  int64_t total_ = 0;
+  int64_t at_ = 0;  // the share's next unit, and its end
+  int64_t end_ = 0;
+  int32_t seq_ = 0;  // the item that at_ is in, and where it starts
+  int32_t head_group_ = 0;
+  int64_t item_start_ = 0;
+  int32_t piece_seq_ = 0;
+  int32_t piece_head_group_ = 0;
+  int64_t piece_start_ = 0;
+  int32_t piece_length_ = 0;
+  int32_t piece_begin_ = 0;
+  int32_t piece_end_ = 0;
+  int32_t token_ = 0;
+};
+
+}  // namespace pa_hp::npu

@@ -1,0 +1,244 @@
+// A vector core: the online softmax of its half of a tile's rows, and their output.
+//
+//   S --MTE2--> UB --V--> P --MTE3--> workspace            one tile ahead of
+//   O --MTE2--> UB --V--> the piece's sum, and at its end --MTE3--> out, or a partial result
+#pragma once
+
+#include "rows.h"
+#include "schedule.h"
+
+#if defined(__DAV_C220_VEC__)
+namespace pa_hp::npu {
+
+// A piece whose item others have parts of too.
+struct Cut {
+  int32_t seq;
+  int32_t head_group;
+  int32_t first_cluster;
+  int32_t last_cluster;
+  bool mine = false;
+};
+
+template <class T>
+class Vector {
+ public:
+  __aicore__ Vector(const DecodePlan& plan, const Result<T>& result, __gm__ uint8_t* workspace)
+      : plan_(plan),
+        result_(result),
+        workspace_(workspace + block_idx * plan.ws_bytes),
+        width_(plan.head_dim_v + kRowTail) {
+    const int32_t half = ceil_div(plan.rows, 2);
+    row_ = get_subblockid() * half;
+    rows_ = row_ < plan.rows ? min(half, plan.rows - row_) : 0;
+  }
+
+  // `cuts`: the pieces left as partial results; one that begins inside its item, one that ends there.
+  __aicore__ void run(Schedule& schedule, Cut* cuts) {
+    Tile tile, next;
+    bool more = schedule.next(next);
+    if (more) weigh(next);
+    while (more) {
+      tile = next;
+      more = schedule.next(next);
+      if (more) weigh(next);
+      accumulate(tile);
+      if (tile.last) finish(tile, cuts);
+    }
+  }
+
+ private:
+  // ---- S to P ----------------------------------------------------------------------------------
+
+  // P = exp(scale S - m) with the largest score m so far; what O and the sum decay by when m grows.
+  __aicore__ void weigh(const Tile& tile) {
+    const int32_t buffer = weighed_++ % 2;
+    pieces_ += tile.first;
+    wait_flag_dev(kScoresReady);
+    if (rows_ > 0) weigh_rows(tile, buffer);
+    pipe_barrier(PIPE_MTE3);
+    dsb(DSB_DDR);
+    ffts_cross_core_sync(PIPE_MTE3, cross_flag(kCluster, kWeightsReady));
+  }
+
+  __aicore__ void weigh_rows(const Tile& tile, int32_t buffer) {
+    const int32_t tokens = tile.end - tile.begin;
+    const int32_t repeats = ceil_div(tokens, kLanes);  // of a row
+    const int32_t pitch = repeats * kBlockLanes;       // of a row, in blocks
+    __ubuf__ float* scores = ub<float>(plan_.ub_scores);
+    load_scores(scores, buffer, tokens, pitch);
+    vmuls(scores, scores, plan_.scale, rows_ * repeats, 1, 1, 8, 8);
+    pipe_barrier(PIPE_V);
+    if (tokens % kLanes != 0) {  // behind the length
+      set_vector_mask(0, ~uint64_t{0} << tokens % kLanes);
+      vector_dup(scores + (repeats - 1) * kLanes, -__builtin_inff(), rows_, 1, 1, pitch, 0);
+      all_lanes();
+      pipe_barrier(PIPE_V);
+    }
+    largest(scores, tile.first, repeats, pitch, buffer);
+    __ubuf__ float* blocks = stat(kMaxBlocks);
+    vbrcb((__ubuf__ uint32_t*)blocks, (__ubuf__ uint32_t*)stat(kMax + pieces_ % 2), 1, 8,
+          ceil_div(rows_, 8));
+    pipe_barrier(PIPE_V);
+    for (int32_t i = 0; i < repeats; ++i) {
+      vsub(scores + i * kLanes, scores + i * kLanes, blocks, rows_, 1, 1, 0, pitch, pitch, 1);
+    }
+    pipe_barrier(PIPE_V);
+    vexp(scores, scores, rows_ * repeats, 1, 1, 8, 8);
+    pipe_barrier(PIPE_V);
+    store_weights(scores, buffer, tokens, repeats, pitch);
+    add_up(scores, tile.first, repeats, pitch);
+    set_flag(PIPE_V, PIPE_MTE2, (event_t)kScoresIn);
+  }
+
+  __aicore__ void load_scores(__ubuf__ float* scores, int32_t buffer, int32_t tokens,
+                              int32_t pitch) {
+    __gm__ float* from = (__gm__ float*)workspace_ + buffer * kMaxScores + row_ * plan_.tile_tokens;
+    const int32_t blocks = ceil_div(tokens, kBlockLanes);
+    wait_flag(PIPE_V, PIPE_MTE2, (event_t)kScoresIn);
+    copy_gm_to_ubuf(scores, from, 0, rows_, blocks, plan_.tile_tokens / kBlockLanes - blocks,
+                    pitch - blocks);
+    set_flag(PIPE_MTE2, PIPE_V, (event_t)kScoresIn);
+    wait_flag(PIPE_MTE2, PIPE_V, (event_t)kScoresIn);
+  }
+
+  // The rows' largest scores so far, and the decay exp(old - new).
+  __aicore__ void largest(__ubuf__ float* scores, bool first, int32_t repeats, int32_t pitch,
+                          int32_t buffer) {
+    __ubuf__ float* fold = ub<float>(plan_.ub_fold);
+    __ubuf__ float* max = stat(kMax + pieces_ % 2);
+    __ubuf__ float* tile_max = first ? max : stat(kTileMax);
+    for (int32_t i = 1; i < repeats; ++i) {
+      vmax(fold, i == 1 ? scores : fold, scores + i * kLanes, rows_, 1, 1, 1, 8, i == 1 ? pitch : 8,
+           pitch);
+      pipe_barrier(PIPE_V);
+    }
+    vcmax(tile_max, repeats == 1 ? scores : fold, rows_, 1, 1, 8, ONLY_VALUE);
+    pipe_barrier(PIPE_V);
+    if (first) return;
+    __ubuf__ float* decay = stat(kDecay);
+    vmax(tile_max, tile_max, max, 1, 1, 1, 1, 8, 8, 8);
+    pipe_barrier(PIPE_V);
+    vsub(decay, max, tile_max, 1, 1, 1, 1, 8, 8, 8);
+    pipe_barrier(PIPE_V);
+    vexp(decay, decay, 1, 1, 1, 8, 8);
+    vadds(max, tile_max, 0.0f, 1, 1, 1, 8, 8);
+    pipe_barrier(PIPE_V);
+    vbrcb((__ubuf__ uint32_t*)stat(kDecayBlocks + 4 * buffer), (__ubuf__ uint32_t*)decay, 1, 8,
+          ceil_div(rows_, 8));
+  }
+
+  // P goes out in columns of 16 tokens x rows, which the cube core needs no transposition for.
+  __aicore__ void store_weights(__ubuf__ float* scores, int32_t buffer, int32_t tokens,
+                                int32_t repeats, int32_t pitch) {
+    __ubuf__ T* weights = ub<T>(plan_.ub_weights);
+    wait_flag(PIPE_MTE3, PIPE_V, (event_t)kWeightsOut);
+    for (int32_t i = 0; i < repeats; ++i) {
+      narrow(weights + i * kLanes * rows_, scores + i * kLanes, rows_, rows_, 1, pitch);
+    }
+    set_flag(PIPE_V, PIPE_MTE3, (event_t)kWeightsOut);
+    wait_flag(PIPE_V, PIPE_MTE3, (event_t)kWeightsOut);
+    __gm__ T* to = (__gm__ T*)(workspace_ + plan_.ws_weights) + buffer * kMaxScores +
+                   row_ * kFractal;
+    copy_ubuf_to_gm(to, weights, 0, ceil_div(tokens, kFractal), rows_, 0, plan_.rows - rows_);
+    set_flag(PIPE_MTE3, PIPE_V, (event_t)kWeightsOut);
+  }
+
+  // The rows' sums of weights, in float32 and before P is rounded.
+  __aicore__ void add_up(__ubuf__ float* scores, bool first, int32_t repeats, int32_t pitch) {
+    __ubuf__ float* fold = ub<float>(plan_.ub_fold);
+    __ubuf__ float* sum = stat(kSum + pieces_ % 2);
+    __ubuf__ float* tile_sum = first ? sum : stat(kTileSum);
+    for (int32_t i = 1; i < repeats; ++i) {
+      vadd(fold, i == 1 ? scores : fold, scores + i * kLanes, rows_, 1, 1, 1, 8, i == 1 ? pitch : 8,
+           pitch);
+      pipe_barrier(PIPE_V);
+    }
+    vcadd(tile_sum, repeats == 1 ? scores : fold, rows_, 1, 1, 8, false);
+    pipe_barrier(PIPE_V);
+    if (first) return;
+    vmul(sum, sum, stat(kDecay), 1, 1, 1, 1, 8, 8, 8);
+    pipe_barrier(PIPE_V);
+    vadd(sum, sum, tile_sum, 1, 1, 1, 1, 8, 8, 8);
+    pipe_barrier(PIPE_V);
+  }
+
+  // ---- O ---------------------------------------------------------------------------------------
+
+  // Adds a tile's P V to the piece's, which decays first.
+  __aicore__ void accumulate(const Tile& tile) {
+    const int32_t buffer = accumulated_++ % 2;
+    wait_flag_dev(kOutputReady);
+    if (rows_ == 0) return;
+    __ubuf__ float* output = ub<float>(plan_.ub_output);
+    __ubuf__ float* acc = ub<float>(plan_.ub_acc);
+    const int32_t dim = plan_.head_dim_v;
+    __gm__ float* from = (__gm__ float*)(workspace_ + plan_.ws_output) +
+                         (buffer * kMaxRows + row_) * dim;
+    wait_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
+    copy_gm_to_ubuf(output, from, 0, 1, rows_ * dim / kBlockLanes, 0, 0);
+    set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
+    wait_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
+    if (tile.first) {
+      wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+      copy_ubuf_to_ubuf(acc, output, 0, rows_, dim / kBlockLanes, 0, kRowTail / kBlockLanes);
+    } else {
+      const int32_t pitch = width_ / kBlockLanes;
+      scale_rows(acc, stat(kDecayBlocks + 4 * buffer), rows_, dim, pitch, 1);
+      for (int32_t at = 0; at < dim; at += kLanes) {
+        lanes(dim - at);
+        vadd(acc + at, acc + at, output + at, rows_, 1, 1, 1, pitch, pitch, dim / kBlockLanes);
+      }
+      all_lanes();
+    }
+    pipe_barrier(PIPE_V);
+    set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
+  }
+
+  // The end of a piece: to `out` if the item lies in it whole, else to the workspace.
+  __aicore__ void finish(const Tile& tile, Cut* cuts) {
+    const int32_t piece = ++finished_ % 2;
+    const bool inside = tile.piece_begin > 0;  // which of the two partial results it is
+    if (!tile.whole()) {
+      cuts[inside ? 0 : 1] = {tile.seq, tile.head_group, tile.first_cluster, tile.last_cluster, true};
+    }
+    if (rows_ == 0) return;
+    __ubuf__ float* acc = ub<float>(plan_.ub_acc);
+    const int32_t pitch = width_ / kBlockLanes;
+    broadcast(acc + plan_.head_dim_v, stat(kMax + piece), pitch);
+    broadcast(acc + plan_.head_dim_v + kBlockLanes, stat(kSum + piece), pitch);
+    pipe_barrier(PIPE_V);
+    if (tile.whole()) {
+      result_.normalise(acc, rows_, tile.seq, tile.head_group * plan_.rows + row_);
+      return;
+    }
+    set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
+    wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
+    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_partials) +
+                       ((inside ? 0 : kMaxRows) + row_) * width_;
+    copy_ubuf_to_gm(to, acc, 0, 1, rows_ * pitch, 0, 0);
+    set_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+  }
+
+  // A statistic to the tails of the rows, eight times each.
+  __aicore__ void broadcast(__ubuf__ float* to, __ubuf__ float* from, int32_t pitch) {
+    vbrcb((__ubuf__ uint32_t*)to, (__ubuf__ uint32_t*)from, pitch, 8 * pitch, ceil_div(rows_, 8));
+  }
+
+  __aicore__ __ubuf__ float* stat(int32_t number) const {
+    return ub<float>(plan_.ub_stats) + number * kStatLanes;
+  }
+
+  const DecodePlan& plan_;
+  const Result<T>& result_;
+  __gm__ uint8_t* workspace_;
+  const int32_t width_;  // of a row of sums with its tail
+  int32_t row_;          // the core's first row of a tile, and how many
+  int32_t rows_;
+  int32_t weighed_ = 0;
+  int32_t accumulated_ = 0;
+  int32_t pieces_ = 0;
+  int32_t finished_ = 0;
+};
+
+}  // namespace pa_hp::npu
+#endif

@@ -1,0 +1,316 @@
+"""``DecodeDesc -> DecodePlan``: everything about a decode that its shapes decide.
+
+A plan is a pure function of the desc: sizes of tiles, maps of every buffer checked against the chip,
+layout of the workspace. Candidates are listed and the cheapest by :func:`cost` is taken. Lengths play
+no part; how they share the work out is in ``partition.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+# Bytes of the memories of a core (Ascend C programming guide, architecture 2201); the same on 910B1
+# to 910B4.
+UB, L1, L0, L0C = 192 << 10, 512 << 10, 64 << 10, 128 << 10
+
+# As in kernels/npu/plan.h, which says what they mean; a test compares them.
+FRACTAL = 16
+UNIT_TOKENS = 16
+MAX_ROWS = 64
+MAX_SCORES = 16384
+MERGE_ROWS = 32
+SLOTS = 3
+ROW_TAIL = 16
+LANES = 64
+STATS = 23
+STAT_LANES = 64
+
+DTYPES = {"float16": 0, "bfloat16": 1}
+ITEM = 2  # bytes of either
+
+# Cost model, in cycles; kernels/sim/chips.json and move.cpp name the sources.
+LOAD_FIXED, LOAD_RATE = 50, 32  # GM to L1 by nd2nz: fixed part, bytes a cycle
+WEIGHTS_RATE = 110  # GM to L1 from the L2
+STORE_FIXED, STORE_RATE = 30, 41  # L0C to GM
+VECTOR_OP = 30  # fixed part of a vector instruction with its barrier
+TILE_OPS = 34  # vector instructions of a tile, apart from those per 64 tokens
+LATENCY = 1200  # signals and first bytes between S of a tile and its O
+TYPICAL_TOKENS = 8192  # tokens times kv heads of a cluster that fixed costs are spread over
+
+
+@dataclass(frozen=True)
+class DecodeDesc:
+    """What a plan depends on: sizes, strides (in elements), dtype, scale and the chip's clusters."""
+
+    dtype: str
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    head_dim_v: int
+    num_blocks: int
+    block_size: int
+    max_blocks: int
+    scale: float
+    clusters: int
+    query_strides: tuple[int, int]  # batch, head
+    key_strides: tuple[int, int, int]  # block, token, head
+    value_strides: tuple[int, int, int]
+    block_table_stride: int
+    out_strides: tuple[int, int]  # batch, head
+
+    @property
+    def group(self) -> int:
+        return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """The fields of ``DecodePlan`` in ``kernels/npu/plan.h``, in its order."""
+
+    query_stride_batch: int
+    query_stride_head: int
+    key_stride_block: int
+    key_stride_token: int
+    key_stride_head: int
+    value_stride_block: int
+    value_stride_token: int
+    value_stride_head: int
+    block_table_stride: int
+    out_stride_batch: int
+    out_stride_head: int
+    dtype: int
+    batch: int
+    heads: int
+    group: int
+    head_dim: int
+    head_dim_v: int
+    num_blocks: int
+    block_size: int
+    max_blocks: int
+    scale: float
+    tile_heads: int
+    head_groups: int
+    rows: int
+    chunk_tokens: int
+    tile_tokens: int
+    key_step: int
+    value_step: int
+    item_cost: int
+    l1_slot_bytes: int
+    l1_query: int
+    l1_query_bytes: int
+    l1_weights: int
+    l1_weights_bytes: int
+    l0c_output: int
+    l0c_score_bytes: int
+    ub_scores: int
+    ub_weights: int
+    ub_output: int
+    ub_acc: int
+    ub_fold: int
+    ub_result: int
+    ub_stats: int
+    ub_merge: int
+    ub_merge_weights: int
+    ws_weights: int
+    ws_output: int
+    ws_partials: int
+    ws_bytes: int
+
+    def pack(self) -> np.ndarray:
+        """The C struct, as int32 words."""
+        return np.array([tuple(getattr(self, f.name) for f in fields(self))], LAYOUT).view(np.int32)
+
+
+STRIDES = 11  # fields of 64 bits; the rest has 32
+LAYOUT = np.dtype(
+    [
+        (f.name, "<i8" if i < STRIDES else "<f4" if f.name == "scale" else "<i4")
+        for i, f in enumerate(fields(DecodePlan))
+    ],
+    align=True,  # as C has it
+)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One candidate: how much of the cache is worked on at a time."""
+
+    tile_heads: int
+    chunk_tokens: int
+    tile_tokens: int
+
+
+def _round_up(value: int, to: int) -> int:
+    return -(-value // to) * to
+
+
+def cost(desc: DecodeDesc, tiles: Tiles) -> float:
+    """Cycles of a cluster for one token of one kv head, the fixed costs spread over TYPICAL_TOKENS.
+
+    The busiest of three: loads of the cube core (K, V and P; a page at a time), stores of S and O,
+    and the vector cores.
+    """
+    rows, tokens = tiles.tile_heads * desc.group, tiles.tile_tokens
+    width = desc.head_dim + desc.head_dim_v
+    piece = min(tiles.chunk_tokens, desc.block_size)
+    load_bytes = tokens * tiles.tile_heads * width * ITEM
+    loads = load_bytes / LOAD_RATE + LOAD_FIXED * (2 * tokens / piece + 1)
+    loads += rows * tokens * ITEM / WEIGHTS_RATE
+    key_step, _ = steps(desc, tiles)
+    stores = STORE_FIXED * tiles.tile_heads * (math.ceil(tokens / key_step) + 1)
+    stores += rows * (tokens + desc.head_dim_v) * 4 / STORE_RATE
+    blocks = math.ceil(tokens / LANES)
+    half = math.ceil(rows / 2)
+    vector = VECTOR_OP * (TILE_OPS + 4 * blocks) + half * (14 * blocks + desc.head_dim_v / 10)
+    chunk_bytes = tiles.chunk_tokens * tiles.tile_heads * width * ITEM
+    fixed = LATENCY + vector + chunk_bytes / LOAD_RATE / 2
+    return max(loads, stores, vector) / (tokens * tiles.tile_heads) + fixed / TYPICAL_TOKENS
+
+
+def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
+    """Tokens of one product with K and of one with V: what half of L0A, L0B and L0C holds."""
+    m = _round_up(desc.group, FRACTAL)
+    half = L0 // 2
+    key = min(half // (desc.head_dim * ITEM), half // (m * 4), tiles.chunk_tokens)
+    value = min(half // (desc.head_dim_v * ITEM), half // (m * ITEM), tiles.chunk_tokens)
+    return key // FRACTAL * FRACTAL, value // FRACTAL * FRACTAL
+
+
+def candidates(desc: DecodeDesc) -> Iterator[Tiles]:
+    """Every division into heads, chunks and tiles whose buffers fit, in a fixed order.
+
+    A chunk is a whole number of pages, or a page a whole number of chunks, so that a page is rarely
+    loaded in two parts.
+    """
+    for tile_heads in range(1, desc.kv_heads + 1):
+        if desc.kv_heads % tile_heads or tile_heads * desc.group > MAX_ROWS:
+            continue
+        pages = [desc.block_size * i for i in range(1, 1024 // desc.block_size + 1)]
+        parts = [n for n in range(16, desc.block_size, 16) if desc.block_size % n == 0]
+        for chunk in parts + pages:
+            for count in (1, 2, 3, 4, 6, 8, 12, 16, 32):
+                tiles = Tiles(tile_heads, chunk, chunk * count)
+                if tiles.tile_tokens <= 1024 and _fits(desc, tiles):
+                    yield tiles
+
+
+def _fits(desc: DecodeDesc, tiles: Tiles) -> bool:
+    try:
+        _buffers(desc, tiles)
+    except ValueError:
+        return False
+    return True
+
+
+def _lay(name: str, size: int, *parts: tuple[str, int]) -> dict[str, int]:
+    """Offsets of buffers one behind the other. Raises ValueError if they do not fit."""
+    offsets, at = {}, 0
+    for part, count in parts:
+        offsets[part] = at
+        at += _round_up(count, 64)
+    if at > size:
+        raise ValueError(f"{name}: {at} of {size} bytes")
+    return offsets
+
+
+def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
+    """Every buffer's place and size. Raises ValueError where one does not fit."""
+    rows = tiles.tile_heads * desc.group
+    half = math.ceil(rows / 2)
+    if rows * tiles.tile_tokens > MAX_SCORES:
+        raise ValueError(f"scores: {rows} rows of {tiles.tile_tokens} of {MAX_SCORES}")
+    pitch, m = _round_up(rows, FRACTAL), _round_up(desc.group, FRACTAL)
+    # The cube reads up to 15 rows behind a head's own: they must not be another buffer's.
+    spare = FRACTAL * 32
+    slot = tiles.chunk_tokens * tiles.tile_heads * max(desc.head_dim, desc.head_dim_v) * ITEM
+    query = pitch * desc.head_dim * ITEM + spare
+    weights = pitch * _round_up(tiles.tile_tokens, FRACTAL) * ITEM + spare
+    l1 = _lay("L1", L1, ("slots", SLOTS * slot), ("query", 2 * query), ("weights", 2 * weights))
+    key_step, value_step = steps(desc, tiles)
+    if key_step == 0 or value_step == 0:
+        raise ValueError("L0: no room for 16 tokens")
+    scores = m * key_step * 4
+    l0c = _lay("L0C", L0C, ("scores", 2 * scores), ("output", tiles.tile_heads * m * desc.head_dim_v * 4))
+    columns = _round_up(tiles.tile_tokens, LANES)
+    row = (desc.head_dim_v + ROW_TAIL) * 4
+    ub = _lay(
+        "UB",
+        UB,
+        ("scores", half * columns * 4),
+        ("weights", half * columns * ITEM),
+        ("output", half * desc.head_dim_v * 4),
+        ("acc", _round_up(half, 8) * row),
+        ("fold", half * LANES * 4),
+        ("result", MAX_ROWS // 2 * desc.head_dim_v * ITEM),
+        ("stats", STATS * STAT_LANES * 4),
+        ("merge", MERGE_ROWS * row),
+        ("merge_weights", 2 * MERGE_ROWS * 32),
+    )
+    # The workspace does not depend on the tiles: rows and scores count at their largest.
+    ws = {
+        "weights": 2 * MAX_SCORES * 4,
+        "output": 2 * MAX_SCORES * (4 + ITEM),
+    }
+    ws["partials"] = ws["output"] + 2 * MAX_ROWS * desc.head_dim_v * 4
+    ws["bytes"] = _round_up(ws["partials"] + 2 * MAX_ROWS * row, 512)
+    return {
+        "key_step": key_step,
+        "value_step": value_step,
+        "l1_slot_bytes": slot,
+        "l1_query": l1["query"],
+        "l1_query_bytes": query,
+        "l1_weights": l1["weights"],
+        "l1_weights_bytes": weights,
+        "l0c_output": l0c["output"],
+        "l0c_score_bytes": scores,
+        **{f"ub_{name}": offset for name, offset in ub.items()},
+        **{f"ws_{name}": offset for name, offset in ws.items()},
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(desc: DecodeDesc) -> DecodePlan:
+    """The cheapest plan for a desc.
+
+    Raises
+    ------
+    ValueError
+        No candidate fits the chip's memories.
+    """
+    best = min(candidates(desc), key=lambda tiles: cost(desc, tiles), default=None)
+    if best is None:
+        raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")
+    rows = best.tile_heads * desc.group
+    unit = UNIT_TOKENS * best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
+    query_load = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
+    return DecodePlan(
+        *desc.query_strides,
+        *desc.key_strides,
+        *desc.value_strides,
+        desc.block_table_stride,
+        *desc.out_strides,
+        dtype=DTYPES[desc.dtype],
+        batch=desc.batch,
+        heads=desc.heads,
+        group=desc.group,
+        head_dim=desc.head_dim,
+        head_dim_v=desc.head_dim_v,
+        num_blocks=desc.num_blocks,
+        block_size=desc.block_size,
+        max_blocks=desc.max_blocks,
+        scale=desc.scale,
+        tile_heads=best.tile_heads,
+        head_groups=desc.kv_heads // best.tile_heads,
+        rows=rows,
+        chunk_tokens=best.chunk_tokens,
+        tile_tokens=best.tile_tokens,
+        item_cost=math.ceil(query_load / unit),
+        **_buffers(desc, best),
+    )
