@@ -20,10 +20,9 @@ UB, L1, L0, L0C = 192 << 10, 512 << 10, 64 << 10, 128 << 10
 
 # As in kernels/npu/plan.h, which says what they mean; a test compares them.
 FRACTAL = 16
-UNIT_TOKENS = 16
 MAX_ROWS = 64
 MAX_SCORES = 16384
-MERGE_ROWS = 32
+MERGE_ROWS = 255  # repeats of one instruction
 SLOTS = 3
 ROW_TAIL = 16
 LANES = 64
@@ -116,8 +115,9 @@ class DecodePlan:
     ub_fold: int
     ub_result: int
     ub_stats: int
-    ub_merge: int
     ub_merge_weights: int
+    ub_merge: int
+    merge_rows: int
     ws_weights: int
     ws_output: int
     ws_partials: int
@@ -250,16 +250,17 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         ("fold", half * LANES * 4),
         ("result", MAX_ROWS // 2 * desc.head_dim_v * ITEM),
         ("stats", STATS * STAT_LANES * 4),
-        ("merge", MERGE_ROWS * row),
-        ("merge_weights", 2 * MERGE_ROWS * 32),
+        ("merge_weights", (8 + MERGE_ROWS) * 32),
+        ("merge", desc.clusters * row),
     )
+    merge_rows = min(MERGE_ROWS, (UB - ub["merge"]) // row)
     # The workspace does not depend on the tiles: rows and scores count at their largest.
     ws = {
         "weights": 2 * MAX_SCORES * 4,
         "output": 2 * MAX_SCORES * (4 + ITEM),
     }
     ws["partials"] = ws["output"] + 2 * MAX_ROWS * desc.head_dim_v * 4
-    ws["bytes"] = _round_up(ws["partials"] + 2 * MAX_ROWS * row, 512)
+    ws["bytes"] = _round_up(ws["partials"] + MAX_ROWS * row, 512)
     return {
         "key_step": key_step,
         "value_step": value_step,
@@ -270,6 +271,7 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         "l1_weights_bytes": weights,
         "l0c_output": l0c["output"],
         "l0c_score_bytes": scores,
+        "merge_rows": merge_rows,
         **{f"ub_{name}": offset for name, offset in ub.items()},
         **{f"ws_{name}": offset for name, offset in ws.items()},
     }
@@ -288,8 +290,8 @@ def plan(desc: DecodeDesc) -> DecodePlan:
     if best is None:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")
     rows = best.tile_heads * desc.group
-    unit = UNIT_TOKENS * best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
-    query_load = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
+    token = best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
+    item = 4 * LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # Q, and a load more each of K, V, P
     return DecodePlan(
         *desc.query_strides,
         *desc.key_strides,
@@ -311,6 +313,6 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         rows=rows,
         chunk_tokens=best.chunk_tokens,
         tile_tokens=best.tile_tokens,
-        item_cost=math.ceil(query_load / unit),
+        item_cost=math.ceil(item / token),
         **_buffers(desc, best),
     )

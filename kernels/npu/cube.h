@@ -48,7 +48,7 @@ class Cube {
   __aicore__ void load(const Tile& tile, int32_t begin, bool key) {
     const int32_t slot = loaded_++ % kSlots;
     __cbuf__ T* l1 = (__cbuf__ T*)(uintptr_t)(slot * plan_.l1_slot_bytes);
-    const int32_t end = chunk_end(tile, begin);
+    const int32_t end = chunk_end(tile, begin, key);
     const __gm__ int32_t* pages = block_table_ + tile.seq * plan_.block_table_stride;
     const int64_t stride_block = key ? plan_.key_stride_block : plan_.value_stride_block;
     const int64_t stride_token = key ? plan_.key_stride_token : plan_.value_stride_token;
@@ -147,7 +147,7 @@ class Cube {
     __gm__ float* to = (__gm__ float*)workspace_ + scored_++ % 2 * kMaxScores;
     load(tile, tile.begin, true);
     for (int32_t begin = tile.begin; begin < tile.end;) {
-      const int32_t end = chunk_end(tile, begin);
+      const int32_t end = chunk_end(tile, begin, true);
       if (end < tile.end) load(tile, end, true);
       __cbuf__ T* slot = take_slot();
       for (int32_t head = 0; head < plan_.tile_heads; ++head) {
@@ -198,7 +198,7 @@ class Cube {
     load_weights(buffer, tile.end - tile.begin);
     wait_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     for (int32_t begin = tile.begin; begin < tile.end;) {
-      const int32_t end = chunk_end(tile, begin);
+      const int32_t end = chunk_end(tile, begin, false);
       if (end < tile.end) load(tile, end, false);
       __cbuf__ T* slot = take_slot();
       for (int32_t head = 0; head < plan_.tile_heads; ++head) {
@@ -314,8 +314,13 @@ class Cube {
 
   // ---- Places ----------------------------------------------------------------------------------
 
-  __aicore__ int32_t chunk_end(const Tile& tile, int32_t token) const {
-    return min(tile.end, (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens);
+  // Chunks end at multiples of chunk_tokens. The share's last one of V is short: nothing hides its
+  // way through the rest of the pipeline.
+  __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
+    const int32_t end = (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens;
+    if (end < tile.end) return end;
+    const int32_t rest = (tile.end - token - kLastTokens) / kFractal * kFractal;
+    return tile.final && !key && rest > 0 ? token + rest : tile.end;
   }
   __aicore__ __cbuf__ T* query_at(int32_t buffer) const {
     return (__cbuf__ T*)(uintptr_t)(plan_.l1_query + buffer * plan_.l1_query_bytes);

@@ -1,8 +1,10 @@
-// Items that several clusters have parts of: when every vector core has left its partial results,
-// the vector cores of those clusters merge them, each some of the rows.
+// Items that several clusters have parts of. The parts that begin inside the item lie in the workspace
+// as partial results; the cluster that the item begins in has its own part in UB and merges them, each
+// vector core its own rows.
 #pragma once
 
-#include "vector.h"
+#include "rows.h"
+#include "schedule.h"
 
 #if defined(__DAV_C220_VEC__)
 namespace pa_hp::npu {
@@ -10,90 +12,92 @@ namespace pa_hp::npu {
 template <class T>
 class Merge {
  public:
-  __aicore__ Merge(const DecodePlan& plan, const Result<T>& result, __gm__ uint8_t* workspace)
+  // `row`, `count`: the core's rows of a tile. `tile`: of the piece that begins the item.
+  __aicore__ Merge(const DecodePlan& plan, const Result<T>& result, __gm__ uint8_t* workspace,
+                   const Tile& tile, int32_t row, int32_t count)
       : plan_(plan),
         result_(result),
-        workspace_(workspace),
+        workspace_(workspace + (tile.first_cluster + 1) * int64_t{plan.ws_bytes} + plan.ws_partials),
+        tile_(tile),
+        row_(row),
+        count_(count),
+        parts_(tile.last_cluster - tile.first_cluster + 1),
         width_(plan.head_dim_v + kRowTail),
         pitch_(width_ / kBlockLanes) {}
 
-  // This core's rows of an item.
-  __aicore__ void run(const Cut& cut) {
-    const int32_t parts = cut.last_cluster - cut.first_cluster + 1;
-    const int32_t workers = 2 * parts;
-    const int32_t worker =
-        2 * (static_cast<int32_t>(block_idx) - cut.first_cluster) + static_cast<int32_t>(get_subblockid());
-    const int32_t stop = plan_.rows * (worker + 1) / workers;
-    const int32_t at_once = kMergeRows / parts;  // rows whose parts fit
-    for (int32_t row = plan_.rows * worker / workers; row < stop; row += at_once) {
-      merge(cut, parts, row, min(at_once, stop - row));
+  // Takes the event kResultOut from the caller, and gives it back when the stores are done.
+  __aicore__ void run() {
+    // One instruction covers the tails of 8 rows, and its strides have 8 bits.
+    const int32_t at_once = min(min(8, 255 / pitch_), plan_.merge_rows / parts_);
+    for (int32_t at = 0; at < count_; at += at_once) {
+      if (at > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+      const int32_t rows = min(at_once, count_ - at);
+      load(at, rows);
+      merge(rows);
+      result_.normalise(ub<float>(plan_.ub_merge), rows, tile_.seq,
+                        tile_.head_group * plan_.rows + row_ + at);
     }
   }
 
  private:
-  __aicore__ void merge(const Cut& cut, int32_t parts, int32_t row, int32_t rows) {
-    wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
-    load(cut, parts, row, rows);
+  // Part after part into UB, `rows` rows of each; this core's own first.
+  __aicore__ void load(int32_t at, int32_t rows) {
+    const int32_t blocks = rows * pitch_;
+    __ubuf__ float* to = ub<float>(plan_.ub_merge);
+    __gm__ float* from = (__gm__ float*)workspace_ + (row_ + at) * width_;
+    wait_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
+    copy_gm_to_ubuf(to + rows * width_, from, 0, parts_ - 1, blocks,
+                    plan_.ws_bytes / kBlockBytes - blocks, 0);
+    set_flag(PIPE_MTE2, PIPE_V, (event_t)kPartialsIn);
+    copy_ubuf_to_ubuf(to, ub<float>(plan_.ub_acc) + at * width_, 0, 1, blocks, 0, 0);
+    pipe_barrier(PIPE_V);
+    wait_flag(PIPE_MTE2, PIPE_V, (event_t)kPartialsIn);
+  }
+
+  // Every part weighs exp(its maximum - the largest); what is merged stands in the first part.
+  __aicore__ void merge(int32_t rows) {
     __ubuf__ float* acc = ub<float>(plan_.ub_merge);
     __ubuf__ float* max = acc + plan_.head_dim_v;
     __ubuf__ float* sum = max + kBlockLanes;
-    __ubuf__ float* weights = ub<float>(plan_.ub_merge_weights);  // a block for every row of a part
-    __ubuf__ float* total = weights + kMergeRows * kBlockLanes;   // a block for every row
-    lanes(kBlockLanes);
-    // The largest maximum of every row, then each part's weight exp(max - largest).
-    vadds(total, max, 0.0f, rows, 1, 1, 1, pitch_);
-    pipe_barrier(PIPE_V);
-    for (int32_t part = 1; part < parts; ++part) {
-      vmax(total, total, max + part * rows * width_, rows, 1, 1, 1, 1, 1, pitch_);
+    __ubuf__ float* largest = ub<float>(plan_.ub_merge_weights);
+    __ubuf__ float* weights = largest + kLanes;  // a block for every row of every part
+    const int32_t part = rows * pitch_;          // in blocks
+    lanes(rows * kBlockLanes);
+    for (int32_t i = 1; i < parts_; ++i) {
+      vmax(largest, i == 1 ? max : largest, max + i * rows * width_, 1, 1, i == 1 ? pitch_ : 1, pitch_,
+           8, 8, 8);
       pipe_barrier(PIPE_V);
     }
-    for (int32_t part = 0; part < parts; ++part) {
-      vsub(weights + part * rows * kBlockLanes, max + part * rows * width_, total, rows, 1, 1, 1, 1,
-           pitch_, 1);
-    }
+    vsub(weights, max, largest, parts_, 1, pitch_, 1, rows, part, 0);
     pipe_barrier(PIPE_V);
-    vexp(weights, weights, parts * rows, 1, 1, 1, 1);
-    vadds(max, total, 0.0f, rows, 1, 1, pitch_, 1);
+    vexp(weights, weights, parts_, 1, 1, rows, rows);
+    vadds(max, largest, 0.0f, 1, pitch_, 1, 8, 8);
     pipe_barrier(PIPE_V);
-    vmul(sum, sum, weights, parts * rows, 1, 1, 1, pitch_, pitch_, 1);
-    scale_rows(acc, weights, parts * rows, plan_.head_dim_v, pitch_, 1);
-    // Sums over the parts, the upper half of them onto the lower.
-    for (int32_t left = parts; left > 1;) {
+    vmul(sum, sum, weights, parts_, pitch_, pitch_, 1, part, part, rows);
+    scale_rows(acc, weights, parts_ * rows, plan_.head_dim_v, pitch_, 1);
+    for (int32_t left = parts_; left > 1;) {  // the upper half of the parts onto the lower
       const int32_t half = left / 2;
       const int32_t from = (left - half) * rows * width_;
       for (int32_t at = 0; at < plan_.head_dim_v; at += kLanes) {
         lanes(plan_.head_dim_v - at);
         vadd(acc + at, acc + at, acc + from + at, half * rows, 1, 1, 1, pitch_, pitch_, pitch_);
       }
-      lanes(kBlockLanes);
-      vadd(sum, sum, sum + from, half * rows, 1, 1, 1, pitch_, pitch_, pitch_);
+      lanes(rows * kBlockLanes);
+      vadd(sum, sum, sum + from, half, pitch_, pitch_, pitch_, part, part, part);
       pipe_barrier(PIPE_V);
       left -= half;
     }
-    set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
-    result_.normalise(acc, rows, cut.seq, cut.head_group * plan_.rows + row);
-  }
-
-  // Part after part, `rows` rows of each. The first cluster's piece ends inside the item, the others'
-  // begin there.
-  __aicore__ void load(const Cut& cut, int32_t parts, int32_t row, int32_t rows) {
-    const int64_t first = static_cast<int64_t>(cut.first_cluster) * plan_.ws_bytes;
-    __gm__ float* from = (__gm__ float*)(workspace_ + first + plan_.ws_partials) + row * width_;
-    __gm__ float* next = (__gm__ float*)(workspace_ + first + plan_.ws_bytes + plan_.ws_partials) + row * width_;
-    const int32_t blocks = rows * pitch_;
-    __ubuf__ float* to = ub<float>(plan_.ub_merge);
-    wait_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
-    copy_gm_to_ubuf(to, from + kMaxRows * width_, 0, 1, blocks, 0, 0);
-    copy_gm_to_ubuf(to + rows * width_, next, 0, parts - 1, blocks,
-                    plan_.ws_bytes / kBlockBytes - blocks, 0);
-    set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
-    wait_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
+    set_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
   }
 
   const DecodePlan& plan_;
   const Result<T>& result_;
-  __gm__ uint8_t* workspace_;
-  const int32_t width_;
+  __gm__ uint8_t* workspace_;  // the second part's partial result
+  const Tile& tile_;
+  const int32_t row_;
+  const int32_t count_;
+  const int32_t parts_;
+  const int32_t width_;  // of a row with its tail; and in blocks
   const int32_t pitch_;
 };
 

@@ -44,7 +44,7 @@ struct DecodePlan {
   int32_t tile_tokens;   // tokens of one softmax step: a multiple of chunk_tokens
   int32_t key_step;      // tokens of one product with K
   int32_t value_step;    // tokens of one product with V
-  int32_t item_cost;     // what an item costs beyond its tokens, in units of kUnitTokens
+  int32_t item_cost;     // what an item costs beyond its tokens, as a number of tokens
 
   int32_t l1_slot_bytes;  // kSlots of them from 0 on
   int32_t l1_query;       // two of l1_query_bytes
@@ -61,20 +61,21 @@ struct DecodePlan {
   int32_t ub_fold;
   int32_t ub_result;
   int32_t ub_stats;          // kStats vectors of kStatLanes
-  int32_t ub_merge;          // kMergeRows rows of head_dim_v + kRowTail, after the main loop
-  int32_t ub_merge_weights;  // 2 kMergeRows blocks
+  int32_t ub_merge_weights;  // merge_rows blocks, after 8
+  int32_t ub_merge;          // merge_rows rows of head_dim_v + kRowTail
+  int32_t merge_rows;        // rows times parts that are merged at once; at least the clusters
 
   // Workspace of one cluster; scores, weights and output are two buffers each.
   int32_t ws_weights;
   int32_t ws_output;
-  int32_t ws_partials;  // two, of kMaxRows rows of head_dim_v + kRowTail
+  int32_t ws_partials;  // kMaxRows rows of head_dim_v + kRowTail
   int32_t ws_bytes;
 };
 
 constexpr int32_t kFractal = 16;      // rows and columns of the cube's unit
-constexpr int32_t kUnitTokens = 16;   // shares are cut at multiples of it
+constexpr int32_t kMinShare = 16;     // tokens of one head group that are worth a cluster
+constexpr int32_t kLastTokens = 32;   // tokens of a share's last load: what follows it is short
 constexpr int32_t kMaxRows = 64;      // query heads of a tile at most
-constexpr int32_t kMergeRows = 32;    // rows times parts that are merged at once; parts <= clusters
 constexpr int32_t kMaxScores = 16384; // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;         // loads of K and V under way
 constexpr int32_t kL0Half = 32 << 10; // L0A and L0B: half of 64 KiB
@@ -86,7 +87,6 @@ constexpr int32_t kBlockLanes = 8;    // fp32 of a block
 // A row of partial results: head_dim_v sums, then the row's maximum and its sum of weights, each
 // eight times, as the vector unit wants them for a broadcast.
 constexpr int32_t kRowTail = 2 * kBlockLanes;
-
 // Statistics of a vector core's rows in UB, kStatLanes floats each; the ones with two copies
 // alternate.
 constexpr int32_t kStatLanes = 64;
@@ -119,7 +119,7 @@ constexpr uint64_t cross_flag(CrossMode mode, CrossFlag flag) {
 enum CubeLoadEvent : int32_t { kSlotEvent = 0, kWeightsEvent = 3, kQueryEvent = 5 };  // MTE2, MTE1
 enum CubeStepEvent : int32_t { kL0Event = 0 };                       // MTE1, M: two halves
 enum CubeStoreEvent : int32_t { kScoreEvent = 0, kOutputEvent = 2 };  // M, FIX: two halves; one
-enum VectorLoadEvent : int32_t { kScoresIn = 0, kOutputIn = 1 };      // MTE2, V
+enum VectorLoadEvent : int32_t { kScoresIn = 0, kOutputIn = 1, kPartialsIn = 2 };  // MTE2, V
 enum VectorStoreEvent : int32_t { kWeightsOut = 0, kResultOut = 1 };  // V, MTE3
 
 constexpr int32_t round_up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }

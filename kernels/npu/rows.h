@@ -58,13 +58,16 @@ class Result {
       lanes(dim - at);
       vdiv(acc + at, acc + at, sum, rows, 1, 1, 0, pitch, pitch, pitch);
     }
-    lanes(kBlockLanes);
-    vln(lse, sum, rows, 1, 1, 1, pitch);
     pipe_barrier(PIPE_V);
-    vadd(lse, lse, max, rows, 1, 1, 1, 1, 1, pitch);
     for (int32_t at = 0; at < dim; at += kLanes) {
       lanes(dim - at);
       narrow(narrowed + at, acc + at, rows, 1, dim / kFractal, pitch);
+    }
+    if (lse_ != nullptr) {
+      lanes(kBlockLanes);
+      vln(lse, sum, rows, 1, 1, 1, pitch);
+      pipe_barrier(PIPE_V);
+      vadd(lse, lse, max, rows, 1, 1, 1, 1, 1, pitch);
     }
     all_lanes();
     store(rows, seq, head);

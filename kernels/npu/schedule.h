@@ -1,6 +1,6 @@
-// Who works on what. All (sequence, head group, token) lie on one line in that order, in units of
-// kUnitTokens tokens; before its tokens an item (one sequence and head group) has item_cost units for
-// what it costs beyond them. Every cluster takes an equal stretch of the line. Cube cores, vector
+// Who works on what. All (sequence, head group, token) lie on one line in that order; before its
+// tokens an item (one sequence and head group) has a stretch of item_cost for what it costs beyond
+// them. Every cluster takes an equal share of the line, cut wherever that falls. Cube cores, vector
 // cores and tests use this file; tiling/partition.py is the same in numpy.
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace pa_hp::npu {
 
 // Tokens [begin, end) of an item, at most tile_tokens of them. A piece is what one cluster has of an
-// item; it is cut into tiles at multiples of tile_tokens.
+// item; it is cut into tiles at multiples of tile_tokens, the first tile shorter if it begins askew.
 struct Tile {
   int32_t seq;
   int32_t head_group;
@@ -17,6 +17,7 @@ struct Tile {
   int32_t end;
   bool first;  // of its piece
   bool last;
+  bool final;  // of the share
   int32_t piece_begin;
   int32_t piece_end;
   int32_t length;          // of the sequence
@@ -34,13 +35,18 @@ class Schedule {
         capacity_(static_cast<int64_t>(plan.max_blocks) * plan.block_size),
         head_groups_(plan.head_groups),
         item_cost_(plan.item_cost),
+        chunk_tokens_(plan.chunk_tokens),
         tile_tokens_(plan.tile_tokens),
-        clusters_(clusters) {
-    for (int32_t seq = 0; seq < batch_; ++seq) total_ += head_groups_ * units(length(seq));
-    at_ = total_ * cluster / clusters;
-    end_ = total_ * (cluster + 1) / clusters;
+        clusters_(1) {
+    for (int32_t seq = 0; seq < batch_; ++seq) total_ += head_groups_ * extent(length(seq));
+    // No share is empty between two others, or so short that it is not worth its signals.
+    if (total_ > kMinShare) clusters_ = total_ / kMinShare;
+    if (clusters_ > clusters) clusters_ = clusters;
+    if (cluster >= clusters_) return;
+    at_ = total_ * cluster / clusters_;
+    end_ = total_ * (cluster + 1) / clusters_;
     while (at_ < end_) {  // to the item that the share begins in
-      const int64_t item = units(length(seq_));
+      const int64_t item = extent(length(seq_));
       if (at_ < item_start_ + head_groups_ * item) {
         head_group_ = static_cast<int32_t>((at_ - item_start_) / (item > 0 ? item : 1));
         item_start_ += head_group_ * item;
@@ -60,14 +66,17 @@ class Schedule {
     tile.seq = piece_seq_;
     tile.head_group = piece_head_group_;
     tile.begin = token_;
-    tile.end = min(piece_end_, (token_ / tile_tokens_ + 1) * tile_tokens_);
+    // P has columns of kFractal tokens from the tile's first on, and the next load begins with one.
+    const int32_t step = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
+    tile.end = min(piece_end_, (token_ / step + 1) * step);
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
+    tile.final = tile.last && at_ >= end_;
     tile.piece_begin = piece_begin_;
     tile.piece_end = piece_end_;
     tile.length = piece_length_;
     tile.first_cluster = cluster_of(piece_start_ + item_cost_);
-    tile.last_cluster = cluster_of(piece_start_ + units(piece_length_) - 1);
+    tile.last_cluster = cluster_of(piece_start_ + extent(piece_length_) - 1);
     token_ = tile.end;
     return true;
   }
@@ -81,16 +90,14 @@ class Schedule {
 
  private:
   // The line's stretch of one item.
-  __aicore__ int64_t units(int32_t length) const {
-    return length == 0 ? 0 : item_cost_ + (length - 1) / kUnitTokens + 1;
-  }
-  __aicore__ int32_t cluster_of(int64_t unit) const {
-    return static_cast<int32_t>(((unit + 1) * clusters_ - 1) / total_);
+  __aicore__ int64_t extent(int32_t length) const { return length == 0 ? 0 : item_cost_ + length; }
+  __aicore__ int32_t cluster_of(int64_t place) const {
+    return static_cast<int32_t>(((place + 1) * clusters_ - 1) / total_);
   }
   // Takes what the share has of the current item, and goes on to the next item.
   __aicore__ void next_piece() {
     const int32_t length = this->length(seq_);
-    const int64_t item = units(length);
+    const int64_t item = extent(length);
     const int64_t tokens_at = item_start_ + item_cost_;
     const int64_t stop = end_ < item_start_ + item ? end_ : item_start_ + item;
     const int64_t from = at_ > tokens_at ? at_ - tokens_at : 0;
@@ -99,8 +106,8 @@ class Schedule {
     piece_head_group_ = head_group_;
     piece_start_ = item_start_;
     piece_length_ = length;
-    token_ = piece_begin_ = static_cast<int32_t>(from * kUnitTokens);
-    piece_end_ = to * kUnitTokens < length ? static_cast<int32_t>(to * kUnitTokens) : length;
+    token_ = piece_begin_ = static_cast<int32_t>(from);
+    piece_end_ = static_cast<int32_t>(to);
     if (at_ < stop) at_ = stop;
     if (at_ == item_start_ + item) {
       item_start_ += item;
@@ -116,10 +123,11 @@ class Schedule {
   int64_t capacity_;
   int32_t head_groups_;
   int32_t item_cost_;
+  int32_t chunk_tokens_;
   int32_t tile_tokens_;
   int64_t clusters_;
   int64_t total_ = 0;
-  int64_t at_ = 0;  // the share's next unit, and its end
+  int64_t at_ = 0;  // the rest of the share
   int64_t end_ = 0;
   int32_t seq_ = 0;  // the item that at_ is in, and where it starts
   int32_t head_group_ = 0;

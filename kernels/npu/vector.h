@@ -4,20 +4,10 @@
 //   O --MTE2--> UB --V--> the piece's sum, and at its end --MTE3--> out, or a partial result
 #pragma once
 
-#include "rows.h"
-#include "schedule.h"
+#include "merge.h"
 
 #if defined(__DAV_C220_VEC__)
 namespace pa_hp::npu {
-
-// A piece whose item others have parts of too.
-struct Cut {
-  int32_t seq;
-  int32_t head_group;
-  int32_t first_cluster;
-  int32_t last_cluster;
-  bool mine = false;
-};
 
 template <class T>
 class Vector {
@@ -25,6 +15,7 @@ class Vector {
   __aicore__ Vector(const DecodePlan& plan, const Result<T>& result, __gm__ uint8_t* workspace)
       : plan_(plan),
         result_(result),
+        all_workspace_(workspace),
         workspace_(workspace + block_idx * plan.ws_bytes),
         width_(plan.head_dim_v + kRowTail) {
     const int32_t half = ceil_div(plan.rows, 2);
@@ -32,18 +23,20 @@ class Vector {
     rows_ = row_ < plan.rows ? min(half, plan.rows - row_) : 0;
   }
 
-  // `cuts`: the pieces left as partial results; one that begins inside its item, one that ends there.
-  __aicore__ void run(Schedule& schedule, Cut* cuts) {
+  __aicore__ void run(Schedule& schedule) {
     Tile tile, next;
     bool more = schedule.next(next);
+    const bool inside = more && next.piece_begin > 0;
+    if (!inside) publish_partial();  // there is none to come
     if (more) weigh(next);
     while (more) {
       tile = next;
       more = schedule.next(next);
       if (more) weigh(next);
       accumulate(tile);
-      if (tile.last) finish(tile, cuts);
+      if (tile.last) finish(tile);
     }
+    if (!merged_) wait_flag_dev(kPartialsReady);
   }
 
  private:
@@ -55,9 +48,7 @@ class Vector {
     pieces_ += tile.first;
     wait_flag_dev(kScoresReady);
     if (rows_ > 0) weigh_rows(tile, buffer);
-    pipe_barrier(PIPE_MTE3);
-    dsb(DSB_DDR);
-    ffts_cross_core_sync(PIPE_MTE3, cross_flag(kCluster, kWeightsReady));
+    publish(cross_flag(kCluster, kWeightsReady));
   }
 
   __aicore__ void weigh_rows(const Tile& tile, int32_t buffer) {
@@ -177,9 +168,10 @@ class Vector {
     wait_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
     copy_gm_to_ubuf(output, from, 0, 1, rows_ * dim / kBlockLanes, 0, 0);
     set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
+    if (tile.first) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+    if (tile.last) add_tails(acc);
     wait_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
     if (tile.first) {
-      wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
       copy_ubuf_to_ubuf(acc, output, 0, rows_, dim / kBlockLanes, 0, kRowTail / kBlockLanes);
     } else {
       const int32_t pitch = width_ / kBlockLanes;
@@ -194,34 +186,52 @@ class Vector {
     set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
   }
 
-  // The end of a piece: to `out` if the item lies in it whole, else to the workspace.
-  __aicore__ void finish(const Tile& tile, Cut* cuts) {
-    const int32_t piece = ++finished_ % 2;
-    const bool inside = tile.piece_begin > 0;  // which of the two partial results it is
-    if (!tile.whole()) {
-      cuts[inside ? 0 : 1] = {tile.seq, tile.head_group, tile.first_cluster, tile.last_cluster, true};
-    }
-    if (rows_ == 0) return;
+  // The end of a piece. One that begins inside its item goes to the workspace, the others to `out`,
+  // after a merge if the item goes on in other clusters.
+  __aicore__ void finish(const Tile& tile) {
     __ubuf__ float* acc = ub<float>(plan_.ub_acc);
-    const int32_t pitch = width_ / kBlockLanes;
-    broadcast(acc + plan_.head_dim_v, stat(kMax + piece), pitch);
-    broadcast(acc + plan_.head_dim_v + kBlockLanes, stat(kSum + piece), pitch);
-    pipe_barrier(PIPE_V);
-    if (tile.whole()) {
-      result_.normalise(acc, rows_, tile.seq, tile.head_group * plan_.rows + row_);
-      return;
+    if (tile.piece_begin > 0) {
+      if (rows_ > 0) store_partial(acc);
+      publish_partial();
+    } else if (tile.piece_end == tile.length) {
+      if (rows_ > 0) {
+        result_.normalise(acc, rows_, tile.seq, tile.head_group * plan_.rows + row_);
+      }
+    } else {
+      wait_flag_dev(kPartialsReady);
+      merged_ = true;
+      Merge<T> merge(plan_, result_, all_workspace_, tile, row_, rows_);
+      if (rows_ > 0) merge.run();
     }
+  }
+
+  __aicore__ void store_partial(__ubuf__ float* acc) {
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
-    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_partials) +
-                       ((inside ? 0 : kMaxRows) + row_) * width_;
-    copy_ubuf_to_gm(to, acc, 0, 1, rows_ * pitch, 0, 0);
+    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_partials) + row_ * width_;
+    copy_ubuf_to_gm(to, acc, 0, 1, rows_ * width_ / kBlockLanes, 0, 0);
     set_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
   }
 
-  // A statistic to the tails of the rows, eight times each.
-  __aicore__ void broadcast(__ubuf__ float* to, __ubuf__ float* from, int32_t pitch) {
-    vbrcb((__ubuf__ uint32_t*)to, (__ubuf__ uint32_t*)from, pitch, 8 * pitch, ceil_div(rows_, 8));
+  // Once a launch, on every vector core.
+  __aicore__ void publish_partial() {
+    publish(cross_flag(kAllVectorCores, kPartialsReady));
+  }
+  // Stores first, then the signal: another core must not see it before them.
+  __aicore__ void publish(uint64_t flag) {
+    pipe_barrier(PIPE_MTE3);
+    dsb(DSB_DDR);
+    ffts_cross_core_sync(PIPE_MTE3, flag);
+  }
+
+  // The piece's maxima and sums to the tails of its rows, eight times each.
+  __aicore__ void add_tails(__ubuf__ float* acc) {
+    const int32_t piece = ++finished_ % 2;
+    const int32_t pitch = width_ / kBlockLanes;
+    __ubuf__ uint32_t* tails = (__ubuf__ uint32_t*)(acc + plan_.head_dim_v);
+    const int32_t repeats = ceil_div(rows_, kBlockLanes);
+    vbrcb(tails, (__ubuf__ uint32_t*)stat(kMax + piece), pitch, 8 * pitch, repeats);
+    vbrcb(tails + kBlockLanes, (__ubuf__ uint32_t*)stat(kSum + piece), pitch, 8 * pitch, repeats);
   }
 
   __aicore__ __ubuf__ float* stat(int32_t number) const {
@@ -230,7 +240,8 @@ class Vector {
 
   const DecodePlan& plan_;
   const Result<T>& result_;
-  __gm__ uint8_t* workspace_;
+  __gm__ uint8_t* all_workspace_;
+  __gm__ uint8_t* workspace_;  // the cluster's
   const int32_t width_;  // of a row of sums with its tail
   int32_t row_;          // the core's first row of a tile, and how many
   int32_t rows_;
@@ -238,6 +249,7 @@ class Vector {
   int32_t accumulated_ = 0;
   int32_t pieces_ = 0;
   int32_t finished_ = 0;
+  bool merged_ = false;
 };
 
 }  // namespace pa_hp::npu
