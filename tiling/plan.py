@@ -32,14 +32,17 @@ STAT_LANES = 64
 DTYPES = {"float16": 0, "bfloat16": 1}
 ITEM = 2  # bytes of either
 
-# Cost model, in cycles; kernels/sim/chips.json and move.cpp name the sources.
+# Cost model, in cycles and bytes. kernels/sim/chips.json and move.cpp name the sources of the first
+# six; the others are read off modelled timelines.
 LOAD_FIXED, LOAD_RATE = 50, 32  # GM to L1 by nd2nz: fixed part, bytes a cycle
 WEIGHTS_RATE = 110  # GM to L1 from the L2
 STORE_FIXED, STORE_RATE = 30, 41  # L0C to GM
+LINE = 512  # bytes that HBM is read by
+CHUNK = 30  # order of a chunk
 VECTOR_OP = 30  # fixed part of a vector instruction with its barrier
 TILE_OPS = 34  # vector instructions of a tile, apart from those per 64 tokens
-LATENCY = 1200  # signals and first bytes between S of a tile and its O
-TYPICAL_TOKENS = 8192  # tokens times kv heads of a cluster that fixed costs are spread over
+LATENCY = 2500  # of the first tile's way in and the last one's way out
+SHARES = (256, 32768)  # tokens times kv heads of a cluster that fixed costs are spread over
 
 
 @dataclass(frozen=True)
@@ -152,26 +155,32 @@ def _round_up(value: int, to: int) -> int:
 
 
 def cost(desc: DecodeDesc, tiles: Tiles) -> float:
-    """Cycles of a cluster for one token of one kv head, the fixed costs spread over TYPICAL_TOKENS.
+    """Cycles of a cluster for one token of one kv head.
 
     The busiest of three: loads of the cube core (K, V and P; a page at a time), stores of S and O,
-    and the vector cores.
+    and the vector cores. Then what is paid once, spread over the cluster's share: full tables are
+    assumed, within SHARES.
     """
-    rows, tokens = tiles.tile_heads * desc.group, tiles.tile_tokens
-    width = desc.head_dim + desc.head_dim_v
+    heads, tokens = tiles.tile_heads, tiles.tile_tokens
+    rows, width = heads * desc.group, desc.head_dim + desc.head_dim_v
     piece = min(tiles.chunk_tokens, desc.block_size)
-    load_bytes = tokens * tiles.tile_heads * width * ITEM
-    loads = load_bytes / LOAD_RATE + LOAD_FIXED * (2 * tokens / piece + 1)
-    loads += rows * tokens * ITEM / WEIGHTS_RATE
+    loads = tokens * heads * width * ITEM / LOAD_RATE
+    if heads < desc.kv_heads and heads * min(desc.head_dim, desc.head_dim_v) * ITEM < LINE:
+        loads *= 1.25  # a line's other heads are read by someone else, earlier or later
+    loads += 2 * (LOAD_FIXED * tokens / piece + CHUNK * tokens / tiles.chunk_tokens)
+    loads += LOAD_FIXED + rows * tokens * ITEM / WEIGHTS_RATE
     key_step, _ = steps(desc, tiles)
-    stores = STORE_FIXED * tiles.tile_heads * (math.ceil(tokens / key_step) + 1)
+    stores = STORE_FIXED * (heads * math.ceil(tokens / key_step) + 1)
     stores += rows * (tokens + desc.head_dim_v) * 4 / STORE_RATE
-    blocks = math.ceil(tokens / LANES)
-    half = math.ceil(rows / 2)
+    blocks, half = math.ceil(tokens / LANES), math.ceil(rows / 2)
     vector = VECTOR_OP * (TILE_OPS + 4 * blocks) + half * (14 * blocks + desc.head_dim_v / 10)
-    chunk_bytes = tiles.chunk_tokens * tiles.tile_heads * width * ITEM
-    fixed = LATENCY + vector + chunk_bytes / LOAD_RATE / 2
-    return max(loads, stores, vector) / (tokens * tiles.tile_heads) + fixed / TYPICAL_TOKENS
+    steady = max(loads, stores, vector) / (tokens * heads)
+    capacity = desc.batch * desc.kv_heads * desc.max_blocks * desc.block_size / desc.clusters
+    share = min(max(capacity, SHARES[0]), SHARES[1])
+    parts = 1 + desc.clusters * heads / (max(desc.batch, 1) * desc.kv_heads)  # of an item, to merge
+    chunk = tiles.chunk_tokens * heads * width * ITEM / LOAD_RATE
+    once = LATENCY + chunk / 16 + parts * (5 * VECTOR_OP + half * (desc.head_dim_v / 16 + 6))
+    return steady + once / share
 
 
 def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
@@ -250,7 +259,7 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         ("fold", half * LANES * 4),
         ("result", MAX_ROWS // 2 * desc.head_dim_v * ITEM),
         ("stats", STATS * STAT_LANES * 4),
-        ("merge_weights", (8 + MERGE_ROWS) * 32),
+        ("merge_weights", (MAX_ROWS // 2 + MERGE_ROWS) * 32),
         ("merge", desc.clusters * row),
     )
     merge_rows = min(MERGE_ROWS, (UB - ub["merge"]) // row)
@@ -291,7 +300,7 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")
     rows = best.tile_heads * desc.group
     token = best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
-    item = 4 * LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # Q, and a load more each of K, V, P
+    item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # the load of Q
     return DecodePlan(
         *desc.query_strides,
         *desc.key_strides,

@@ -215,11 +215,10 @@ class Cube {
     wait_flag(PIPE_M, PIPE_FIX, (event_t)kOutputEvent);
     __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_output) +
                        buffer * kMaxRows * plan_.head_dim_v;
-    for (int32_t head = 0; head < plan_.tile_heads; ++head) {
-      copy_matrix_cc_to_gm(to + head * plan_.group * plan_.head_dim_v, output_at(head), 0,
-                           plan_.head_dim_v, plan_.group, plan_.head_dim_v, m_, 0, NoQuant, 0, false,
-                           true);
-    }
+    // The heads' products lie side by side in L0C: one matrix of all their columns.
+    const int32_t columns = plan_.tile_heads * plan_.head_dim_v;
+    copy_matrix_cc_to_gm(to, output_at(0), 0, columns, plan_.group, columns, m_, 0, NoQuant, 0, false,
+                         true);
     set_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     publish(kOutputReady);
   }
@@ -314,13 +313,18 @@ class Cube {
 
   // ---- Places ----------------------------------------------------------------------------------
 
-  // Chunks end at multiples of chunk_tokens. The share's last one of V is short: nothing hides its
-  // way through the rest of the pipeline.
+  // Chunks end at multiples of chunk_tokens. The share's last ones of V grow shorter: nothing hides
+  // the last one's way through the rest of the pipeline.
   __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
-    const int32_t end = (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens;
-    if (end < tile.end) return end;
-    const int32_t rest = (tile.end - token - kLastTokens) / kFractal * kFractal;
-    return tile.final && !key && rest > 0 ? token + rest : tile.end;
+    const int32_t end = min(tile.end, (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens);
+    if (key || !tile.final) return end;
+    for (int32_t leave = kTaper; leave >= kFractal; leave /= 4) {
+      const int32_t before = tile.piece_end - leave - token;
+      if (before > 0 && token + round_up(before, kFractal) < end) {
+        return token + round_up(before, kFractal);
+      }
+    }
+    return end;
   }
   __aicore__ __cbuf__ T* query_at(int32_t buffer) const {
     return (__cbuf__ T*)(uintptr_t)(plan_.l1_query + buffer * plan_.l1_query_bytes);

@@ -27,8 +27,7 @@ class Merge {
 
   // Takes the event kResultOut from the caller, and gives it back when the stores are done.
   __aicore__ void run() {
-    // One instruction covers the tails of 8 rows, and its strides have 8 bits.
-    const int32_t at_once = min(min(8, 255 / pitch_), plan_.merge_rows / parts_);
+    const int32_t at_once = plan_.merge_rows / parts_;
     for (int32_t at = 0; at < count_; at += at_once) {
       if (at > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
       const int32_t rows = min(at_once, count_ - at);
@@ -36,6 +35,7 @@ class Merge {
       merge(rows);
       result_.normalise(ub<float>(plan_.ub_merge), rows, tile_.seq,
                         tile_.head_group * plan_.rows + row_ + at);
+      set_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
     }
   }
 
@@ -59,35 +59,43 @@ class Merge {
     __ubuf__ float* acc = ub<float>(plan_.ub_merge);
     __ubuf__ float* max = acc + plan_.head_dim_v;
     __ubuf__ float* sum = max + kBlockLanes;
-    __ubuf__ float* largest = ub<float>(plan_.ub_merge_weights);
-    __ubuf__ float* weights = largest + kLanes;  // a block for every row of every part
-    const int32_t part = rows * pitch_;          // in blocks
-    lanes(rows * kBlockLanes);
+    __ubuf__ float* largest = ub<float>(plan_.ub_merge_weights);  // a block for every row
+    __ubuf__ float* weights = largest + rows * kBlockLanes;       // and for every row of every part
+    lanes(kBlockLanes);
     for (int32_t i = 1; i < parts_; ++i) {
-      vmax(largest, i == 1 ? max : largest, max + i * rows * width_, 1, 1, i == 1 ? pitch_ : 1, pitch_,
-           8, 8, 8);
+      vmax(largest, i == 1 ? max : largest, max + i * rows * width_, rows, 1, 1, 1, 1,
+           i == 1 ? pitch_ : 1, pitch_);
       pipe_barrier(PIPE_V);
     }
-    vsub(weights, max, largest, parts_, 1, pitch_, 1, rows, part, 0);
+    for (int32_t i = 0; i < parts_; ++i) {
+      vsub(weights + i * rows * kBlockLanes, max + i * rows * width_, largest, rows, 1, 1, 1, 1, pitch_,
+           1);
+    }
     pipe_barrier(PIPE_V);
-    vexp(weights, weights, parts_, 1, 1, rows, rows);
-    vadds(max, largest, 0.0f, 1, pitch_, 1, 8, 8);
+    vexp(weights, weights, parts_ * rows, 1, 1, 1, 1);
+    if (result_.has_lse()) vadds(max, largest, 0.0f, rows, 1, 1, pitch_, 1);
     pipe_barrier(PIPE_V);
-    vmul(sum, sum, weights, parts_, pitch_, pitch_, 1, part, part, rows);
-    scale_rows(acc, weights, parts_ * rows, plan_.head_dim_v, pitch_, 1);
-    for (int32_t left = parts_; left > 1;) {  // the upper half of the parts onto the lower
-      const int32_t half = left / 2;
-      const int32_t from = (left - half) * rows * width_;
+    for (int32_t i = 0; i < parts_; ++i) {
+      __ubuf__ float* part = acc + i * rows * width_;
+      __ubuf__ float* weight = weights + i * rows * kBlockLanes;
+      // Sums, and the sum of weights in the tail.
       for (int32_t at = 0; at < plan_.head_dim_v; at += kLanes) {
         lanes(plan_.head_dim_v - at);
-        vadd(acc + at, acc + at, acc + from + at, half * rows, 1, 1, 1, pitch_, pitch_, pitch_);
+        add_weighted(acc + at, part + at, weight, rows, i == 0);
       }
-      lanes(rows * kBlockLanes);
-      vadd(sum, sum, sum + from, half, pitch_, pitch_, pitch_, part, part, part);
+      lanes(kBlockLanes);
+      add_weighted(sum, sum + i * rows * width_, weight, rows, i == 0);
       pipe_barrier(PIPE_V);
-      left -= half;
     }
-    set_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
+  }
+
+  __aicore__ void add_weighted(__ubuf__ float* to, __ubuf__ float* from, __ubuf__ float* weights,
+                               int32_t rows, bool first) {
+    if (first) {
+      vmul(to, from, weights, rows, 1, 1, 0, pitch_, pitch_, 1);
+    } else {
+      vmla(to, from, weights, rows, 1, 1, 0, pitch_, pitch_, 1);
+    }
   }
 
   const DecodePlan& plan_;

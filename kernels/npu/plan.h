@@ -61,7 +61,7 @@ struct DecodePlan {
   int32_t ub_fold;
   int32_t ub_result;
   int32_t ub_stats;          // kStats vectors of kStatLanes
-  int32_t ub_merge_weights;  // merge_rows blocks, after 8
+  int32_t ub_merge_weights;  // blocks: kMaxRows / 2 and merge_rows
   int32_t ub_merge;          // merge_rows rows of head_dim_v + kRowTail
   int32_t merge_rows;        // rows times parts that are merged at once; at least the clusters
 
@@ -74,7 +74,8 @@ struct DecodePlan {
 
 constexpr int32_t kFractal = 16;      // rows and columns of the cube's unit
 constexpr int32_t kMinShare = 16;     // tokens of one head group that are worth a cluster
-constexpr int32_t kLastTokens = 32;   // tokens of a share's last load: what follows it is short
+constexpr int32_t kTaper = 64;         // a share's last V is loaded up to so many tokens before its
+                                       // end, then up to kFractal, then the rest
 constexpr int32_t kMaxRows = 64;      // query heads of a tile at most
 constexpr int32_t kMaxScores = 16384; // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;         // loads of K and V under way

@@ -27,23 +27,14 @@ inline __aicore__ void narrow(__ubuf__ bfloat16_t* to, __ubuf__ float* from, int
   vconv_f322bf16r(to, from, repeats, to_block, 1, to_repeat, from_repeat);
 }
 
-// Rows of `dim` times the block of each; strides in blocks.
-inline __aicore__ void scale_rows(__ubuf__ float* rows, __ubuf__ float* blocks, int32_t count,
-                                  int32_t dim, int32_t pitch, int32_t block_pitch) {
-  for (int32_t at = 0; at < dim; at += kLanes) {
-    lanes(dim - at);
-    vmul(rows + at, rows + at, blocks, count, 1, 1, 0, pitch, pitch, block_pitch);
-  }
-  all_lanes();
-  pipe_barrier(PIPE_V);
-}
-
 // Writes rows of `out` and of lse.
 template <class T>
 class Result {
  public:
   __aicore__ Result(const DecodePlan& plan, __gm__ T* out, __gm__ float* lse)
       : plan_(plan), out_(out), lse_(lse) {}
+
+  __aicore__ bool has_lse() const { return lse_ != nullptr; }
 
   // Finished rows from `head` on: sums of head_dim_v, tail of maximum and sum. Takes the event
   // kResultOut from the caller, and gives it back when the stores are done.
@@ -63,7 +54,7 @@ class Result {
       lanes(dim - at);
       narrow(narrowed + at, acc + at, rows, 1, dim / kFractal, pitch);
     }
-    if (lse_ != nullptr) {
+    if (has_lse()) {
       lanes(kBlockLanes);
       vln(lse, sum, rows, 1, 1, 1, pitch);
       pipe_barrier(PIPE_V);
@@ -97,7 +88,7 @@ class Result {
         out_ + seq * plan_.out_stride_batch + head * plan_.out_stride_head, ub<T>(plan_.ub_result), 0,
         rows, plan_.head_dim_v * sizeof(T), 0, 0, 0,
         (plan_.out_stride_head - plan_.head_dim_v) * sizeof(T));
-    if (lse_ != nullptr) {
+    if (has_lse()) {
       copy_ubuf_to_gm_align_b32(lse_ + static_cast<int64_t>(seq) * plan_.heads + head, lse_blocks(), 0,
                                 rows, sizeof(float), 0, 0, 0, 0);
     }

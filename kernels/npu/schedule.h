@@ -9,7 +9,7 @@
 namespace pa_hp::npu {
 
 // Tokens [begin, end) of an item, at most tile_tokens of them. A piece is what one cluster has of an
-// item; it is cut into tiles at multiples of tile_tokens, the first tile shorter if it begins askew.
+// item.
 struct Tile {
   int32_t seq;
   int32_t head_group;
@@ -17,7 +17,7 @@ struct Tile {
   int32_t end;
   bool first;  // of its piece
   bool last;
-  bool final;  // of the share
+  bool final;  // the piece is the share's last
   int32_t piece_begin;
   int32_t piece_end;
   int32_t length;          // of the sequence
@@ -66,12 +66,13 @@ class Schedule {
     tile.seq = piece_seq_;
     tile.head_group = piece_head_group_;
     tile.begin = token_;
-    // P has columns of kFractal tokens from the tile's first on, and the next load begins with one.
-    const int32_t step = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
-    tile.end = min(piece_end_, (token_ / step + 1) * step);
+    // Tiles end where a load does. P has columns of kFractal tokens from the tile's first on, and the
+    // next load begins with one: a tile that begins askew is one load.
+    const int32_t most = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
+    tile.end = min(piece_end_, (token_ + most) / chunk_tokens_ * chunk_tokens_);
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
-    tile.final = tile.last && at_ >= end_;
+    tile.final = at_ >= end_;
     tile.piece_begin = piece_begin_;
     tile.piece_end = piece_end_;
     tile.length = piece_length_;

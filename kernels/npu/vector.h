@@ -163,10 +163,8 @@ class Vector {
     __ubuf__ float* output = ub<float>(plan_.ub_output);
     __ubuf__ float* acc = ub<float>(plan_.ub_acc);
     const int32_t dim = plan_.head_dim_v;
-    __gm__ float* from = (__gm__ float*)(workspace_ + plan_.ws_output) +
-                         (buffer * kMaxRows + row_) * dim;
     wait_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
-    copy_gm_to_ubuf(output, from, 0, 1, rows_ * dim / kBlockLanes, 0, 0);
+    load_output(output, buffer);
     set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
     if (tile.first) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
     if (tile.last) add_tails(acc);
@@ -175,15 +173,30 @@ class Vector {
       copy_ubuf_to_ubuf(acc, output, 0, rows_, dim / kBlockLanes, 0, kRowTail / kBlockLanes);
     } else {
       const int32_t pitch = width_ / kBlockLanes;
-      scale_rows(acc, stat(kDecayBlocks + 4 * buffer), rows_, dim, pitch, 1);
-      for (int32_t at = 0; at < dim; at += kLanes) {
+      for (int32_t at = 0; at < dim; at += kLanes) {  // acc = decay acc + output
         lanes(dim - at);
-        vadd(acc + at, acc + at, output + at, rows_, 1, 1, 1, pitch, pitch, dim / kBlockLanes);
+        vmadd(acc + at, stat(kDecayBlocks + 4 * buffer), output + at, rows_, 1, 0, 1, pitch, 1,
+              dim / kBlockLanes);
       }
       all_lanes();
     }
     pipe_barrier(PIPE_V);
     set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
+  }
+
+  // The core's rows of P V, which the cube core leaves as `group` rows of all the tile's heads.
+  __aicore__ void load_output(__ubuf__ float* output, int32_t buffer) {
+    const int32_t dim = plan_.head_dim_v;
+    __gm__ float* from = (__gm__ float*)(workspace_ + plan_.ws_output) + buffer * kMaxRows * dim;
+    const int32_t gap = (plan_.tile_heads - 1) * dim / kBlockLanes;
+    for (int32_t row = row_, count = 0; row < row_ + rows_; row += count) {
+      const int32_t head = row / plan_.group;
+      const int32_t member = row - head * plan_.group;
+      count = min(plan_.group - member, row_ + rows_ - row);
+      copy_gm_to_ubuf(output + (row - row_) * dim,
+                      from + (member * plan_.tile_heads + head) * dim, 0, count, dim / kBlockLanes, gap,
+                      0);
+    }
   }
 
   // The end of a piece. One that begins inside its item goes to the workspace, the others to `out`,
