@@ -12,7 +12,7 @@ SANITIZER = PA_HP_SANITIZE=1 PA_HP_CXX=$(SANITIZER_CXX) \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$($(SANITIZER_CXX) -print-file-name=libasan.so) $$($(SANITIZER_CXX) -print-file-name=libstdc++.so)"
 # mypy names the package after its directory, which need not be called pa_hp; so it looks through a link.
-TYPED := $(addprefix pa_hp/,__main__.py build.py ops bench kernels)
+TYPED := $(addprefix pa_hp/,__main__.py build.py ops tiling bench kernels)
 
 ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
 
@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	cd $(VENV) && ln -sfn .. pa_hp && bin/mypy --config-file ../pyproject.toml $(TYPED)
-	git ls-files '*.cpp' '*.h' '*.inl' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files '*.cpp' '*.h' '*.inl' 'kernels/npu/*.cce' | xargs $(BIN)/clang-format --dry-run -Werror
 
 test-asan: $(STAMP)
 	$(SANITIZER) $(BIN)/python -m pytest $(ASAN_TESTS)

@@ -26,13 +26,18 @@ __all__ = [
     "npu_paged_attention",
     "reference",
     "sim",
+    "simulate",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`pa_hp.sim`, the simulator, is imported when it is asked for."""
+    """The simulator is imported when it is asked for."""
     if name == "sim":
         from .kernels import sim
 
         return sim
+    if name == "simulate":
+        from .ops.simulate import simulate
+
+        return simulate
     raise AttributeError(f"module 'pa_hp' has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """``DecodeDesc -> DecodePlan``: everything about a decode that its shapes decide.
 
-A plan is a pure function of the desc: sizes of tiles, maps of every buffer checked against the chip,
-layout of the workspace. Candidates are listed and the cheapest by :func:`cost` is taken. Lengths play
-no part; how they share the work out is in ``partition.py``.
+A plan is a pure function of the desc: sizes of tiles, maps of every buffer checked against the
+chip, layout of the workspace. Candidates are listed and the cheapest by :func:`cost` is taken.
+Lengths play no part; how they share the work out is in ``partition.py``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARES = (256, 32768)  # tokens times kv heads of a cluster that fixed costs are
 
 @dataclass(frozen=True)
 class DecodeDesc:
-    """What a plan depends on: sizes, strides (in elements), dtype, scale and the chip's clusters."""
+    """What a plan depends on: sizes, strides (in elements), dtype, scale, clusters of the chip."""
 
     dtype: str
     batch: int
@@ -246,7 +246,9 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     if key_step == 0 or value_step == 0:
         raise ValueError("L0: no room for 16 tokens")
     scores = m * key_step * 4
-    l0c = _lay("L0C", L0C, ("scores", 2 * scores), ("output", tiles.tile_heads * m * desc.head_dim_v * 4))
+    l0c = _lay(
+        "L0C", L0C, ("scores", 2 * scores), ("output", tiles.tile_heads * m * desc.head_dim_v * 4)
+    )
     columns = _round_up(tiles.tile_tokens, LANES)
     row = (desc.head_dim_v + ROW_TAIL) * 4
     ub = _lay(

@@ -43,8 +43,8 @@ class Cube {
  private:
   // ---- Loads: GM to L1 -------------------------------------------------------------------------
 
-  // K or V of the tokens from `begin` on, up to the end of their chunk, into the next slot: for each
-  // kv head an NZ matrix of chunk_tokens rows.
+  // K or V of the tokens from `begin` on, up to the end of their chunk, into the next slot: for
+  // each kv head an NZ matrix of chunk_tokens rows.
   __aicore__ void load(const Tile& tile, int32_t begin, bool key) {
     const int32_t slot = loaded_++ % kSlots;
     __cbuf__ T* l1 = (__cbuf__ T*)(uintptr_t)(slot * plan_.l1_slot_bytes);
@@ -70,8 +70,7 @@ class Cube {
       const int64_t last = int64_t{id} + page - token / plan_.block_size;
       if (id >= 0 && last < plan_.num_blocks) {
         __gm__ T* from = (key ? key_cache_ : value_cache_) + id * stride_block +
-                         offset * stride_token +
-                         tile.head_group * plan_.tile_heads * stride_head;
+                         offset * stride_token + tile.head_group * plan_.tile_heads * stride_head;
         load_rows(to, from, stop - token, dim, stride_token, stride_head);
       } else if (key) {  // an id out of range: NaN scores make the row NaN
         fill_nan(to, stop - token);
@@ -93,10 +92,10 @@ class Cube {
     for (int32_t row = 0; row < (long_rows ? rows : 1); ++row) {
       for (int32_t head = 0; head < (far_heads ? matrices : 1); ++head) {
         copy_gm_to_cbuf_multi_nd2nz_b16(
-            to + row * kFractal + head * chunk * dim, from + row * stride_token + head * stride_head,
-            0, far_heads ? 1 : matrices, long_rows ? 1 : rows, columns,
-            wide || far_heads ? 0 : stride_head, long_rows ? columns : stride_token, chunk, 1,
-            wide || far_heads ? 0 : chunk * dim);
+            to + row * kFractal + head * chunk * dim,
+            from + row * stride_token + head * stride_head, 0, far_heads ? 1 : matrices,
+            long_rows ? 1 : rows, columns, wide || far_heads ? 0 : stride_head,
+            long_rows ? columns : stride_token, chunk, 1, wide || far_heads ? 0 : chunk * dim);
       }
     }
   }
@@ -213,23 +212,25 @@ class Cube {
     set_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kWeightsEvent + buffer));
     set_flag(PIPE_M, PIPE_FIX, (event_t)kOutputEvent);
     wait_flag(PIPE_M, PIPE_FIX, (event_t)kOutputEvent);
-    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_output) +
-                       buffer * kMaxRows * plan_.head_dim_v;
+    __gm__ float* to =
+        (__gm__ float*)(workspace_ + plan_.ws_output) + buffer * kMaxRows * plan_.head_dim_v;
     // The heads' products lie side by side in L0C: one matrix of all their columns.
     const int32_t columns = plan_.tile_heads * plan_.head_dim_v;
-    copy_matrix_cc_to_gm(to, output_at(0), 0, columns, plan_.group, columns, m_, 0, NoQuant, 0, false,
-                         true);
+    copy_matrix_cc_to_gm(to, output_at(0), 0, columns, plan_.group, columns, m_, 0, NoQuant, 0,
+                         false, true);
     set_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     publish(kOutputReady);
   }
 
   // Adds the tokens [token, token + tokens) of a chunk, `column` in the tile, to O. The product's
-  // depth is the number of tokens, not a multiple of 16: what lies behind them in L1 does not count.
+  // depth is the number of tokens, not a multiple of 16: what lies behind them in L1 does not
+  // count.
   __aicore__ void value_step(int32_t buffer, __cbuf__ T* values, int32_t head, int32_t token,
                              int32_t tokens, int32_t column) {
     const int32_t half = begin_step();
     const int32_t depth = ceil_div(tokens, kFractal);
-    load_rows_l0a(half, weights_at(buffer) + head * plan_.group * kFractal + column * pitch_, depth);
+    load_rows_l0a(half, weights_at(buffer) + head * plan_.group * kFractal + column * pitch_,
+                  depth);
     const int32_t width = plan_.head_dim_v / kFractal;
     const int32_t chunk = plan_.chunk_tokens / kFractal;
     for (int32_t block = 0; block < depth; ++block) {
@@ -244,8 +245,8 @@ class Cube {
     pipe_barrier(PIPE_M);  // sums of small products go through L0C one after the other
   }
 
-  // Rows of 16 x rows columns in L1 (NZ) to L0A (zZ), m_ rows from `from` on. Rows of other heads, or
-  // of nobody, come along; they give rows of the product that nobody reads.
+  // Rows of 16 x rows columns in L1 (NZ) to L0A (zZ), m_ rows from `from` on. Rows of other heads,
+  // or of nobody, come along; they give rows of the product that nobody reads.
   __aicore__ void load_rows_l0a(int32_t half, __cbuf__ T* from, int32_t depth) {
     for (int32_t row = 0; row < m_; row += kFractal) {
       load_cbuf_to_ca(l0a(half) + row * depth * kFractal, from + row * kFractal, 0, depth,
@@ -332,12 +333,8 @@ class Cube {
   __aicore__ __cbuf__ T* weights_at(int32_t buffer) const {
     return (__cbuf__ T*)(uintptr_t)(plan_.l1_weights + buffer * plan_.l1_weights_bytes);
   }
-  __aicore__ __ca__ T* l0a(int32_t half) const {
-    return (__ca__ T*)(uintptr_t)(half * kL0Half);
-  }
-  __aicore__ __cb__ T* l0b(int32_t half) const {
-    return (__cb__ T*)(uintptr_t)(half * kL0Half);
-  }
+  __aicore__ __ca__ T* l0a(int32_t half) const { return (__ca__ T*)(uintptr_t)(half * kL0Half); }
+  __aicore__ __cb__ T* l0b(int32_t half) const { return (__cb__ T*)(uintptr_t)(half * kL0Half); }
   __aicore__ __cc__ float* output_at(int32_t head) const {
     return (__cc__ float*)(uintptr_t)plan_.l0c_output + head * m_ * plan_.head_dim_v;
   }

@@ -1,6 +1,6 @@
-// Items that several clusters have parts of. The parts that begin inside the item lie in the workspace
-// as partial results; the cluster that the item begins in has its own part in UB and merges them, each
-// vector core its own rows.
+// Items that several clusters have parts of. The parts that begin inside the item lie in the
+// workspace as partial results; the cluster that the item begins in has its own part in UB and
+// merges them, each vector core its own rows.
 #pragma once
 
 #include "rows.h"
@@ -17,7 +17,8 @@ class Merge {
                    const Tile& tile, int32_t row, int32_t count)
       : plan_(plan),
         result_(result),
-        workspace_(workspace + (tile.first_cluster + 1) * int64_t{plan.ws_bytes} + plan.ws_partials),
+        workspace_(workspace + (tile.first_cluster + 1) * int64_t{plan.ws_bytes} +
+                   plan.ws_partials),
         tile_(tile),
         row_(row),
         count_(count),
@@ -68,8 +69,8 @@ class Merge {
       pipe_barrier(PIPE_V);
     }
     for (int32_t i = 0; i < parts_; ++i) {
-      vsub(weights + i * rows * kBlockLanes, max + i * rows * width_, largest, rows, 1, 1, 1, 1, pitch_,
-           1);
+      vsub(weights + i * rows * kBlockLanes, max + i * rows * width_, largest, rows, 1, 1, 1, 1,
+           pitch_, 1);
     }
     pipe_barrier(PIPE_V);
     vexp(weights, weights, parts_ * rows, 1, 1, 1, 1);

@@ -1,9 +1,11 @@
-// What the host decides once per shape, and every name that two files of the kernel share: the plan,
-// cross-core flags, events, buffers, and the layout of the workspace. tiling/plan.py fills a
+// What the host decides once per shape, and every name that two files of the kernel share: the
+// plan, cross-core flags, events, buffers, and the layout of the workspace. tiling/plan.py fills a
 // DecodePlan in and checks each buffer map against the chip; docs/kernel.md draws them.
 #pragma once
 
 #include <cstdint>
+
+#include "../params.h"
 
 #ifndef __gm__  // the host's compiler, for schedule.h and launch.cpp
 #define __gm__
@@ -26,7 +28,7 @@ struct DecodePlan {
   int64_t out_stride_batch;
   int64_t out_stride_head;
 
-  int32_t dtype;  // DType of params.h: 0 float16, 1 bfloat16
+  int32_t dtype;  // DType of params.h
   int32_t batch;
   int32_t heads;
   int32_t group;  // query heads of a kv head
@@ -72,18 +74,18 @@ struct DecodePlan {
   int32_t ws_bytes;
 };
 
-constexpr int32_t kFractal = 16;      // rows and columns of the cube's unit
-constexpr int32_t kMinShare = 16;     // tokens of one head group that are worth a cluster
-constexpr int32_t kTaper = 64;         // a share's last V is loaded up to so many tokens before its
+constexpr int32_t kFractal = 16;       // rows and columns of the cube's unit
+constexpr int32_t kMinShare = 16;      // tokens of one head group that are worth a cluster
+constexpr int32_t kTaper = 96;         // a share's last V is loaded up to so many tokens before its
                                        // end, then up to kFractal, then the rest
-constexpr int32_t kMaxRows = 64;      // query heads of a tile at most
-constexpr int32_t kMaxScores = 16384; // rows * tile_tokens at most
-constexpr int32_t kSlots = 3;         // loads of K and V under way
-constexpr int32_t kL0Half = 32 << 10; // L0A and L0B: half of 64 KiB
-constexpr int32_t kMaxStride = 65535; // of a row or matrix in nd2nz, 16 bits
+constexpr int32_t kMaxRows = 64;       // query heads of a tile at most
+constexpr int32_t kMaxScores = 16384;  // rows * tile_tokens at most
+constexpr int32_t kSlots = 3;          // loads of K and V under way
+constexpr int32_t kL0Half = 32 << 10;  // L0A and L0B: half of 64 KiB
+constexpr int32_t kMaxStride = 65535;  // of a row or matrix in nd2nz, 16 bits
 constexpr int32_t kBlockBytes = 32;
-constexpr int32_t kLanes = 64;        // fp32 of one vector repeat
-constexpr int32_t kBlockLanes = 8;    // fp32 of a block
+constexpr int32_t kLanes = 64;      // fp32 of one vector repeat
+constexpr int32_t kBlockLanes = 8;  // fp32 of a block
 
 // A row of partial results: head_dim_v sums, then the row's maximum and its sum of weights, each
 // eight times, as the vector unit wants them for a broadcast.
@@ -92,14 +94,14 @@ constexpr int32_t kRowTail = 2 * kBlockLanes;
 // alternate.
 constexpr int32_t kStatLanes = 64;
 enum Stat : int32_t {
-  kMax = 0,              // two: of this piece and of the next
-  kSum = 2,              // two
+  kMax = 0,  // two: of this piece and of the next
+  kSum = 2,  // two
   kTileMax = 4,
   kTileSum = 5,
   kDecay = 6,
-  kMaxBlocks = 7,        // kMaxRows / 2 rows of a block: 4 vectors
-  kDecayBlocks = 11,     // two of 4
-  kLseBlocks = 19,       // 4
+  kMaxBlocks = 7,     // kMaxRows / 2 rows of a block: 4 vectors
+  kDecayBlocks = 11,  // two of 4
+  kLseBlocks = 19,    // 4
   kStats = 23,
 };
 
@@ -118,10 +120,10 @@ constexpr uint64_t cross_flag(CrossMode mode, CrossFlag flag) {
 
 // Events, per pair of pipes. Forward: ready; backward: free again.
 enum CubeLoadEvent : int32_t { kSlotEvent = 0, kWeightsEvent = 3, kQueryEvent = 5 };  // MTE2, MTE1
-enum CubeStepEvent : int32_t { kL0Event = 0 };                       // MTE1, M: two halves
+enum CubeStepEvent : int32_t { kL0Event = 0 };                        // MTE1, M: two halves
 enum CubeStoreEvent : int32_t { kScoreEvent = 0, kOutputEvent = 2 };  // M, FIX: two halves; one
 enum VectorLoadEvent : int32_t { kScoresIn = 0, kOutputIn = 1, kPartialsIn = 2 };  // MTE2, V
-enum VectorStoreEvent : int32_t { kWeightsOut = 0, kResultOut = 1 };  // V, MTE3
+enum VectorStoreEvent : int32_t { kWeightsOut = 0, kResultOut = 1 };               // V, MTE3
 
 constexpr int32_t round_up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }
 constexpr int32_t ceil_div(int32_t x, int32_t by) { return (x + by - 1) / by; }

@@ -71,8 +71,8 @@ class Result {
     wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
     vector_dup(ub<T>(plan_.ub_result), static_cast<T>(value),
                ceil_div(rows * plan_.head_dim_v, 2 * kLanes), 1, 1, 8, 0);
-    vector_dup(lse_blocks(), valid ? -__builtin_inff() : value, ceil_div(rows, kBlockLanes), 1, 1, 8,
-               0);
+    vector_dup(lse_blocks(), valid ? -__builtin_inff() : value, ceil_div(rows, kBlockLanes), 1, 1,
+               8, 0);
     for (int32_t head = 0; head < plan_.heads; head += rows) {
       if (head > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
       store(min(rows, plan_.heads - head), seq, head);
@@ -84,13 +84,12 @@ class Result {
   __aicore__ void store(int32_t rows, int32_t seq, int32_t head) const {
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
-    copy_ubuf_to_gm_align_b16(
-        out_ + seq * plan_.out_stride_batch + head * plan_.out_stride_head, ub<T>(plan_.ub_result), 0,
-        rows, plan_.head_dim_v * sizeof(T), 0, 0, 0,
-        (plan_.out_stride_head - plan_.head_dim_v) * sizeof(T));
+    copy_ubuf_to_gm_align_b16(out_ + seq * plan_.out_stride_batch + head * plan_.out_stride_head,
+                              ub<T>(plan_.ub_result), 0, rows, plan_.head_dim_v * sizeof(T), 0, 0,
+                              0, (plan_.out_stride_head - plan_.head_dim_v) * sizeof(T));
     if (has_lse()) {
-      copy_ubuf_to_gm_align_b32(lse_ + static_cast<int64_t>(seq) * plan_.heads + head, lse_blocks(), 0,
-                                rows, sizeof(float), 0, 0, 0, 0);
+      copy_ubuf_to_gm_align_b32(lse_ + static_cast<int64_t>(seq) * plan_.heads + head, lse_blocks(),
+                                0, rows, sizeof(float), 0, 0, 0, 0);
     }
     set_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
   }

@@ -8,8 +8,8 @@
 
 namespace pa_hp::npu {
 
-// Tokens [begin, end) of an item, at most tile_tokens of them. A piece is what one cluster has of an
-// item.
+// Tokens [begin, end) of an item, at most tile_tokens of them. A piece is what one cluster has of
+// an item.
 struct Tile {
   int32_t seq;
   int32_t head_group;
@@ -20,8 +20,8 @@ struct Tile {
   bool final;  // the piece is the share's last
   int32_t piece_begin;
   int32_t piece_end;
-  int32_t length;          // of the sequence
-  int32_t first_cluster;   // the clusters that the item's pieces are in
+  int32_t length;         // of the sequence
+  int32_t first_cluster;  // the clusters that the item's pieces are in
   int32_t last_cluster;
   __aicore__ bool whole() const { return piece_begin == 0 && piece_end == length; }
 };
@@ -66,8 +66,8 @@ class Schedule {
     tile.seq = piece_seq_;
     tile.head_group = piece_head_group_;
     tile.begin = token_;
-    // Tiles end where a load does. P has columns of kFractal tokens from the tile's first on, and the
-    // next load begins with one: a tile that begins askew is one load.
+    // Tiles end where a load does. P has columns of kFractal tokens from the tile's first on, and
+    // the next load begins with one: a tile that begins askew is one load.
     const int32_t most = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
     tile.end = min(piece_end_, (token_ + most) / chunk_tokens_ * chunk_tokens_);
     tile.first = token_ == piece_begin_;

@@ -19,7 +19,7 @@ class Vector {
         workspace_(workspace + block_idx * plan.ws_bytes),
         width_(plan.head_dim_v + kRowTail) {
     const int32_t half = ceil_div(plan.rows, 2);
-    row_ = get_subblockid() * half;
+    row_ = static_cast<int32_t>(get_subblockid()) * half;
     rows_ = row_ < plan.rows ? min(half, plan.rows - row_) : 0;
   }
 
@@ -128,8 +128,8 @@ class Vector {
     }
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kWeightsOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kWeightsOut);
-    __gm__ T* to = (__gm__ T*)(workspace_ + plan_.ws_weights) + buffer * kMaxScores +
-                   row_ * kFractal;
+    __gm__ T* to =
+        (__gm__ T*)(workspace_ + plan_.ws_weights) + buffer * kMaxScores + row_ * kFractal;
     copy_ubuf_to_gm(to, weights, 0, ceil_div(tokens, kFractal), rows_, 0, plan_.rows - rows_);
     set_flag(PIPE_MTE3, PIPE_V, (event_t)kWeightsOut);
   }
@@ -193,9 +193,8 @@ class Vector {
       const int32_t head = row / plan_.group;
       const int32_t member = row - head * plan_.group;
       count = min(plan_.group - member, row_ + rows_ - row);
-      copy_gm_to_ubuf(output + (row - row_) * dim,
-                      from + (member * plan_.tile_heads + head) * dim, 0, count, dim / kBlockLanes, gap,
-                      0);
+      copy_gm_to_ubuf(output + (row - row_) * dim, from + (member * plan_.tile_heads + head) * dim,
+                      0, count, dim / kBlockLanes, gap, 0);
     }
   }
 
@@ -227,9 +226,7 @@ class Vector {
   }
 
   // Once a launch, on every vector core.
-  __aicore__ void publish_partial() {
-    publish(cross_flag(kAllVectorCores, kPartialsReady));
-  }
+  __aicore__ void publish_partial() { publish(cross_flag(kAllVectorCores, kPartialsReady)); }
   // Stores first, then the signal: another core must not see it before them.
   __aicore__ void publish(uint64_t flag) {
     pipe_barrier(PIPE_MTE3);
@@ -255,8 +252,8 @@ class Vector {
   const Result<T>& result_;
   __gm__ uint8_t* all_workspace_;
   __gm__ uint8_t* workspace_;  // the cluster's
-  const int32_t width_;  // of a row of sums with its tail
-  int32_t row_;          // the core's first row of a tile, and how many
+  const int32_t width_;        // of a row of sums with its tail
+  int32_t row_;                // the core's first row of a tile, and how many
   int32_t rows_;
   int32_t weighed_ = 0;
   int32_t accumulated_ = 0;

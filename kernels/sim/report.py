@@ -54,6 +54,12 @@ class Timeline:
     fields: np.ndarray  # [operations, 6]: core, pipe, kind, label, flag id, GM bytes
     edges: np.ndarray  # [waits, 2]: what was waited for, the wait
 
+    def core_ends(self) -> dict[str, float]:
+        """When each core's last operation ends, in us."""
+        ends = np.zeros(len(self.core_names))
+        np.maximum.at(ends, self.fields[:, _CORE], self.end)
+        return dict(zip(self.core_names, ends.tolist(), strict=True))
+
 
 @dataclass
 class Report:

@@ -1,0 +1,147 @@
+"""The NPU kernel on the modelled chip: ``pa_hp.simulate``."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels import sim
+from ..kernels.sim.report import chip_parameters
+from ..tiling.plan import DTYPES, DecodeDesc, plan
+from .fake import _Checker
+
+_SOURCE = Path(__file__).resolve().parent.parent / "kernels" / "npu" / "decode.cce"
+
+
+@functools.lru_cache
+def kernel(strict: bool = False) -> sim.Kernel:
+    """The NPU kernel, built for the simulator; `strict` as for :class:`pa_hp.sim.Kernel`."""
+    return sim.Kernel(_SOURCE, "pa_hp_decode", include_dirs=[_SOURCE.parent], strict=strict)
+
+
+def describe(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    out: Tensor,
+    scale: float | None,
+    clusters: int,
+) -> DecodeDesc:
+    """What the plan of a decode depends on, taken from its tensors."""
+    batch, heads, head_dim = query.shape
+    num_blocks, block_size, kv_heads, head_dim_v = value_cache.shape
+    return DecodeDesc(
+        dtype=str(query.dtype).removeprefix("torch."),
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_blocks=block_table.shape[1],
+        scale=head_dim**-0.5 if scale is None else scale,
+        clusters=clusters,
+        query_strides=query.stride()[:2],
+        key_strides=key_cache.stride()[:3],
+        value_strides=value_cache.stride()[:3],
+        block_table_stride=block_table.stride(0),
+        out_strides=out.stride()[:2],
+    )
+
+
+def simulate(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    *,
+    scale: float | None = None,
+    soc: str = "910B2",
+    lse: Tensor | None = None,
+    workspace: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, sim.Report]:
+    """Run the NPU kernel of :func:`pa_hp.decode` on a model of the chip.
+
+    Parameters
+    ----------
+    query, key_cache, value_cache, block_table, seq_lens, scale
+        As for :func:`pa_hp.decode`, on the CPU, with the NPU kernel's limits: float16 or bfloat16,
+        head_dim and head_dim_v multiples of 16 up to 256, block_size a multiple of 16 up to 512,
+        up to 64 query heads a kv head. A row whose length or block id is out of range comes back
+        as NaN, as on the chip.
+    soc : str
+        Chip: 910B1, 910B2, 910B3 or 910B4. Its cube cores are the clusters that share the work.
+    lse : Tensor, float32, shape ``[batch, heads]``, optional
+        Takes the log-sum-exp.
+    workspace : Tensor, uint8, optional
+        Scratch memory of at least ``plan.ws_bytes`` a cluster, whatever it holds; fresh if absent.
+    **options
+        Of :meth:`pa_hp.sim.Kernel.launch`: check, strict_visibility, schedule_seed, latest, warm,
+        drop, blind.
+
+    Returns
+    -------
+    out : Tensor
+        As of :func:`pa_hp.decode`.
+    report : Report
+        Hazards found and the **modelled** time; nothing is measured. `balance` is of the cube
+        cores: the last one's end over the mean of all, before the vector cores merge.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Tensors other than the ones above, or an unknown `soc`.
+    pa_hp.BuildError
+        The simulator or the kernel cannot be built.
+    """
+    checker = _Checker("simulate")
+    checker.inputs(query, key_cache, value_cache, block_table, seq_lens)
+    batch, heads, _ = query.shape
+    _, block_size, kv_heads, head_dim_v = value_cache.shape
+    names = " or ".join(DTYPES)
+    checker.expect(torch._check_type, str(query.dtype).removeprefix("torch.") in DTYPES, "query",
+                   names, str(query.dtype).removeprefix("torch."))  # fmt: skip
+    checker.expect(torch._check_value, query.device.type == "cpu", "query", "on the CPU",
+                   query.device)  # fmt: skip
+    for name, value, step, most in (
+        ("query.size(2)", query.shape[2], 16, 256),
+        ("value_cache.size(3)", head_dim_v, 16, 256),
+        ("key_cache.size(1)", block_size, 16, 512),
+        ("query heads of a kv head", heads // kv_heads, 1, 64),
+    ):
+        rule = f"at most {most}" if step == 1 else f"a multiple of {step} up to {most}"
+        checker.expect(
+            torch._check_value, value % step == 0 and 0 < value <= most, name, rule, value
+        )
+    (clusters,) = (int(n) for n in chip_parameters(soc, ["cube_cores"]))
+    out = query.new_empty(batch, heads, head_dim_v)
+    the_plan = plan(describe(query, key_cache, value_cache, block_table, out, scale, clusters))
+    size = clusters * the_plan.ws_bytes
+    if workspace is None:
+        workspace = torch.empty(size, dtype=torch.uint8)
+    checker.expect(torch._check_value, workspace.nbytes >= size, "workspace",
+                   f"at least {size} bytes", f"{workspace.nbytes}")  # fmt: skip
+    if lse is not None:
+        rule = f"contiguous float32 of shape {[batch, heads]}"
+        fits = lse.dtype == torch.float32 and lse.is_contiguous() and lse.shape == (batch, heads)
+        checker.expect(torch._check_value, fits, "lse", rule,
+                       f"{lse.dtype} of shape {list(lse.shape)}")  # fmt: skip
+    words = torch.from_numpy(the_plan.pack())
+    report = kernel().launch(
+        clusters, 0, query, key_cache, value_cache, block_table, seq_lens, out, lse, workspace,
+        words, soc=soc, **options,
+    )  # fmt: skip
+    if report.timeline is not None:
+        ends = report.timeline.core_ends()
+        cubes = [end for name, end in ends.items() if name.startswith("AIC")]
+        report.balance = float(max(cubes) / np.mean(cubes))
+    return out, report
