@@ -67,6 +67,7 @@ def simulate(
     soc: str = "910B2",
     lse: Tensor | None = None,
     workspace: Tensor | None = None,
+    timed: bool = True,
     **options: Any,
 ) -> tuple[Tensor, sim.Report]:
     """Run the NPU kernel of :func:`pa_hp.decode` on a model of the chip.
@@ -84,6 +85,8 @@ def simulate(
         Takes the log-sum-exp.
     workspace : Tensor, uint8, optional
         Scratch memory of at least ``plan.ws_bytes`` a cluster, whatever it holds; fresh if absent.
+    timed : bool
+        Model the time; without it the report has none.
     **options
         Of :meth:`pa_hp.sim.Kernel.launch`: check, strict_visibility, schedule_seed, latest, warm,
         drop, blind.
@@ -138,7 +141,7 @@ def simulate(
     words = torch.from_numpy(the_plan.pack())
     report = kernel().launch(
         clusters, 0, query, key_cache, value_cache, block_table, seq_lens, out, lse, workspace,
-        words, soc=soc, **options,
+        words, soc=soc if timed else None, **options,
     )  # fmt: skip
     if report.timeline is not None:
         ends = report.timeline.core_ends()

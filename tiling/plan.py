@@ -60,11 +60,11 @@ class DecodeDesc:
     max_blocks: int
     scale: float
     clusters: int
-    query_strides: tuple[int, int]  # batch, head
-    key_strides: tuple[int, int, int]  # block, token, head
-    value_strides: tuple[int, int, int]
+    query_strides: tuple[int, ...]  # batch, head
+    key_strides: tuple[int, ...]  # block, token, head
+    value_strides: tuple[int, ...]
     block_table_stride: int
-    out_strides: tuple[int, int]  # batch, head
+    out_strides: tuple[int, ...]  # batch, head
 
     @property
     def group(self) -> int:
