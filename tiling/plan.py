@@ -164,7 +164,7 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> float:
     heads, tokens = tiles.tile_heads, tiles.tile_tokens
     rows, width = heads * desc.group, desc.head_dim + desc.head_dim_v
     piece = min(tiles.chunk_tokens, desc.block_size)
-    loads = tokens * heads * width * ITEM / LOAD_RATE
+    loads: float = tokens * heads * width * ITEM / LOAD_RATE
     if heads < desc.kv_heads and heads * min(desc.head_dim, desc.head_dim_v) * ITEM < LINE:
         loads *= 1.25  # a line's other heads are read by someone else, earlier or later
     loads += 2 * (LOAD_FIXED * tokens / piece + CHUNK * tokens / tiles.chunk_tokens)
@@ -303,12 +303,15 @@ def plan(desc: DecodeDesc) -> DecodePlan:
     rows = best.tile_heads * desc.group
     token = best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
     item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # the load of Q
-    return DecodePlan(
+    strides = (
         *desc.query_strides,
         *desc.key_strides,
         *desc.value_strides,
         desc.block_table_stride,
         *desc.out_strides,
+    )
+    return DecodePlan(
+        **{f.name: stride for f, stride in zip(fields(DecodePlan), strides, strict=False)},
         dtype=DTYPES[desc.dtype],
         batch=desc.batch,
         heads=desc.heads,

@@ -319,7 +319,7 @@ class Cube {
   __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
     const int32_t end = min(tile.end, (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens);
     if (key || !tile.final) return end;
-    for (int32_t leave = kTaper; leave >= kFractal; leave /= 4) {
+    for (const int32_t leave : kTaper) {
       const int32_t before = tile.piece_end - leave - token;
       if (before > 0 && token + round_up(before, kFractal) < end) {
         return token + round_up(before, kFractal);

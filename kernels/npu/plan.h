@@ -74,10 +74,11 @@ struct DecodePlan {
   int32_t ws_bytes;
 };
 
-constexpr int32_t kFractal = 16;       // rows and columns of the cube's unit
-constexpr int32_t kMinShare = 16;      // tokens of one head group that are worth a cluster
-constexpr int32_t kTaper = 96;         // a share's last V is loaded up to so many tokens before its
-                                       // end, then up to kFractal, then the rest
+constexpr int32_t kFractal = 16;   // rows and columns of the cube's unit
+constexpr int32_t kMinShare = 16;  // tokens of one head group that are worth a cluster
+// A share's last V is loaded up to these numbers of tokens before its end, then the rest: what
+// follows a load takes about as long as the load of half as much.
+constexpr int32_t kTaper[] = {80, 32};
 constexpr int32_t kMaxRows = 64;       // query heads of a tile at most
 constexpr int32_t kMaxScores = 16384;  // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;          // loads of K and V under way

@@ -45,6 +45,9 @@ class Schedule {
     if (cluster >= clusters_) return;
     at_ = total_ * cluster / clusters_;
     end_ = total_ * (cluster + 1) / clusters_;
+    // Two tiles at least, so that one core's work hides the other's.
+    const int64_t half = (end_ - at_) / (2 * chunk_tokens_) * chunk_tokens_ + chunk_tokens_;
+    if (tile_tokens_ > half) tile_tokens_ = static_cast<int32_t>(half);
     while (at_ < end_) {  // to the item that the share begins in
       const int64_t item = extent(length(seq_));
       if (at_ < item_start_ + head_groups_ * item) {
