@@ -25,6 +25,7 @@ MAX_SCORES = 16384
 MERGE_ROWS = 255  # repeats of one instruction
 SLOTS = 3
 ROW_TAIL = 16
+MAX_COLUMNS = 4095  # of a store from L0C, 12 bits
 LANES = 64
 STATS = 23
 STAT_LANES = 64
@@ -235,6 +236,8 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     half = math.ceil(rows / 2)
     if rows * tiles.tile_tokens > MAX_SCORES:
         raise ValueError(f"scores: {rows} rows of {tiles.tile_tokens} of {MAX_SCORES}")
+    if tiles.tile_heads * desc.head_dim_v > MAX_COLUMNS:
+        raise ValueError(f"output: {tiles.tile_heads} heads of {desc.head_dim_v} of {MAX_COLUMNS}")
     pitch, m = _round_up(rows, FRACTAL), _round_up(desc.group, FRACTAL)
     # The cube reads up to 15 rows behind a head's own: they must not be another buffer's.
     spare = FRACTAL * 32

@@ -59,11 +59,11 @@ class Cube {
       int32_t page = token / plan_.block_size;
       const int32_t offset = token - page * plan_.block_size;
       const int32_t id = pages[page];
-      int32_t stop = min(end, token - offset + plan_.block_size);
+      int32_t stop = step_end(token, plan_.block_size, end, plan_.block_size);
       // Pages that lie behind each other come in one load.
       while (stop < end && stride_block == plan_.block_size * stride_token &&
              pages[page + 1] - int64_t{id} == (stop - token + offset) / plan_.block_size) {
-        stop = min(end, stop + plan_.block_size);
+        stop = step_end(stop, plan_.block_size, end, plan_.block_size);
         ++page;
       }
       __cbuf__ T* to = l1 + (token - begin) * kFractal;
@@ -317,7 +317,8 @@ class Cube {
   // Chunks end at multiples of chunk_tokens. The share's last ones of V grow shorter: nothing hides
   // the last one's way through the rest of the pipeline.
   __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
-    const int32_t end = min(tile.end, (token / plan_.chunk_tokens + 1) * plan_.chunk_tokens);
+    const int32_t chunk = plan_.chunk_tokens;
+    const int32_t end = step_end(token, chunk, tile.end, chunk);
     if (key || !tile.final) return end;
     for (const int32_t leave : kTaper) {
       const int32_t before = tile.piece_end - leave - token;

@@ -26,6 +26,13 @@ struct Tile {
   __aicore__ bool whole() const { return piece_begin == 0 && piece_end == length; }
 };
 
+// From `token` on to the end of `most` tokens counted from the last multiple of `grain`, or to
+// `end`. Lengths may come near the largest int32: nothing here goes beyond `end`.
+inline __aicore__ int32_t step_end(int32_t token, int32_t most, int32_t end, int32_t grain) {
+  const int32_t from = token / grain * grain;
+  return end - from > most ? from + most : end;
+}
+
 class Schedule {
  public:
   __aicore__ Schedule(const DecodePlan& plan, const __gm__ int32_t* seq_lens, int64_t cluster,
@@ -72,7 +79,7 @@ class Schedule {
     // Tiles end where a load does. P has columns of kFractal tokens from the tile's first on, and
     // the next load begins with one: a tile that begins askew is one load.
     const int32_t most = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
-    tile.end = min(piece_end_, (token_ + most) / chunk_tokens_ * chunk_tokens_);
+    tile.end = step_end(token_, most, piece_end_, chunk_tokens_);
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
     tile.final = at_ >= end_;
