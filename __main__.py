@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from . import __version__, build
-from .bench import decode, demo
+from .bench import decode, demo, npu, suites
 from .kernels.sim import cli as sim
 
 
@@ -31,37 +31,35 @@ def main(argv: list[str] | None = None) -> int:
     info_parser = add("info", "Print versions, the compiler found, SIMD level, cache directory.")
     info_parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    bench_parser = add("bench", "Time decode against its peers.")
-    decode.add_arguments(bench_parser, seconds=2.0)
-    bench_parser.add_argument("--suite", choices=["upstream"], default="upstream")
-    bench_parser.add_argument("--device", choices=["cpu"], default="cpu")
-    bench_parser.add_argument("--dtype", choices=list(decode.DTYPES), help="instead of the case's")
-    bench_parser.add_argument(
-        "--peer",
-        type=decode.peer_list,
-        default=list(decode.PEERS),
-        metavar="NAMES",
-        help=f"comma-separated, of {', '.join(decode.PEERS)} (both)",
-    )
+    bench_text = "Time decode against its peers, or model the NPU kernel's time."
+    bench_parser = add("bench", bench_text)
+    suites.add_arguments(bench_parser)
 
     build_parser = add("build", "Build the native library, print its key, or empty the cache.")
     build_parser.add_argument("what", nargs="?", choices=["cpu", "clean", "key"], default="cpu")
 
-    sim_text = "Run a raw-CCE kernel on the simulated chip."
-    sim_parser = add("sim", sim_text)
+    sim_parser = add("sim", "Run a kernel on the modelled chip; nothing is measured.")
     sim_commands = sim_parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
-    sim.add_arguments(sim_commands.add_parser("run", help=sim_text, description=sim_text))
+    run_text = "Run a raw-CCE kernel on the simulated chip."
+    sim.add_arguments(sim_commands.add_parser("run", help=run_text, description=run_text))
+    decode_text = "Run the NPU kernel on the simulated chip: modelled time, hazards, max error."
+    npu.add_arguments(sim_commands.add_parser("decode", help=decode_text, description=decode_text))
 
     arguments = parser.parse_args(argv)
+    if arguments.command == "bench":
+        try:
+            suites.settle(arguments)
+        except argparse.ArgumentTypeError as error:
+            bench_parser.error(str(error))
     try:
         if arguments.command == "demo":
             return demo.command(arguments)
         if arguments.command == "bench":
-            return decode.command(arguments)
+            return (npu.bench if arguments.device == "sim" else decode.command)(arguments)
         if arguments.command == "info":
             return _info(arguments.json)
         if arguments.command == "sim":
-            return sim.command(arguments)
+            return (npu if arguments.what == "decode" else sim).command(arguments)
         return _build(arguments.what)
     except build.BuildError as error:
         print(error, file=sys.stderr)

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,20 +47,26 @@ class Case:
     block_size: int
     seq_lens: tuple[int, ...]
     dtype: str
+    head_dim_v: int | None = None  # head_dim
 
     @property
     def batch(self) -> int:
         return len(self.seq_lens)
 
     @property
+    def head_dims(self) -> tuple[int, int]:
+        """Of K and of V."""
+        return self.head_dim, self.head_dim_v or self.head_dim
+
+    @property
     def head_bytes(self) -> int:
-        """One head of one token of any of Q, K, V and O."""
-        return self.head_dim * DTYPES[self.dtype].itemsize
+        """One head of one token of K and V, or of Q and O."""
+        return sum(self.head_dims) * DTYPES[self.dtype].itemsize
 
     @property
     def token_bytes(self) -> int:
         """K and V of one token."""
-        return 2 * self.kv_heads * self.head_bytes
+        return self.kv_heads * self.head_bytes
 
     @property
     def kv_bytes(self) -> int:
@@ -69,7 +75,7 @@ class Case:
     @property
     def num_bytes(self) -> int:
         """What a decode has to move: Q, K, V and O, each once, with the actual lengths."""
-        return self.kv_bytes + 2 * self.batch * self.heads * self.head_bytes
+        return self.kv_bytes + self.batch * self.heads * self.head_bytes
 
 
 @functools.cache
@@ -99,9 +105,9 @@ def published() -> dict[str, Case]:
     return cases
 
 
-def case_list(text: str) -> list[Case]:
-    """Cases whose name is in `text`, comma-separated names or globs."""
-    known = published()
+def case_list(text: str, known: Mapping[str, Case] | None = None) -> list[Case]:
+    """Cases, the published ones or `known`, whose name `text` has: comma-separated, or globs."""
+    known = published() if known is None else known
     names: list[str] = []
     for part in text.split(","):
         found = fnmatch.filter(known, part)
@@ -153,9 +159,10 @@ class Inputs:
         return (self.query, *caches, self.block_table, self.seq_lens)
 
 
-def make_inputs(case: Case, max_layers: int | None = None) -> Inputs:
+def make_inputs(case: Case, max_layers: int | None = None, shuffle: bool = True) -> Inputs:
     """Random inputs: shuffled pages, NaN past a sequence's end, impossible ids in unused entries.
 
+    Without `shuffle` the pages are in the order of the sequences.
     As many layers as make all of them `_L3_FACTOR` times the last-level cache, at least two, as far
     as half of the free memory has room for them and for what the sdpa peer gathers.
     """
@@ -166,19 +173,23 @@ def make_inputs(case: Case, max_layers: int | None = None) -> Inputs:
     generator = torch.Generator().manual_seed(sum(case.name.encode()))
     dtype = DTYPES[case.dtype]
     pages = [-(-length // case.block_size) for length in case.seq_lens]
-    shape = (num_layers, sum(pages), case.block_size, case.kv_heads, case.head_dim)
+    shape = (num_layers, sum(pages), case.block_size, case.kv_heads)
     # Random numbers for a gigabyte take longer than the bench; a repeated pattern does not.
     pattern = torch.randn(_PATTERN, generator=generator).to(dtype)
-    caches = torch.empty((2, *shape), dtype=dtype)
-    for chunk in caches.view(-1).split(_PATTERN):
-        chunk.copy_(pattern[: chunk.numel()])
+    caches = [torch.empty(*shape, dim, dtype=dtype) for dim in case.head_dims]
+    for cache in caches:
+        for chunk in cache.view(-1).split(_PATTERN):
+            chunk.copy_(pattern[: chunk.numel()])
+        pattern = pattern.roll(_PATTERN // 2)  # V is another stretch than K
 
-    order = torch.randperm(sum(pages), generator=generator, dtype=torch.int32).split(pages)
+    ids = torch.randperm(sum(pages), generator=generator, dtype=torch.int32)
+    order = (ids if shuffle else ids.sort().values).split(pages)
     block_table = torch.full((case.batch, max(pages)), _IMPOSSIBLE_ID, dtype=torch.int32)
     for row, (blocks, length) in enumerate(zip(order, case.seq_lens, strict=True)):
         block_table[row, : len(blocks)] = blocks
         if length % case.block_size:
-            caches[:, :, blocks[-1], length % case.block_size :] = torch.nan
+            for cache in caches:
+                cache[:, blocks[-1], length % case.block_size :] = torch.nan
     query = torch.randn(case.batch, case.heads, case.head_dim, generator=generator).to(dtype)
     seq_lens = torch.tensor(case.seq_lens, dtype=torch.int32)
     return Inputs(query, caches[0], caches[1], block_table, seq_lens)
@@ -223,6 +234,13 @@ def sdpa(
     return out
 
 
+def checked_rows(case: Case) -> Tensor:
+    """Rows, evenly spread, that the float64 reference takes about a second for."""
+    longest = max(case.seq_lens) * case.kv_heads
+    num_rows = min(case.batch, max(1, _CHECKED_ROWS // longest))
+    return torch.linspace(0, case.batch - 1, num_rows).long()
+
+
 def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     """Compare layer 0 with the float64 reference, on evenly spread rows if all would take too long.
 
@@ -235,9 +253,7 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     rows : int
         Number of rows looked at.
     """
-    longest = max(case.seq_lens) * case.kv_heads
-    num_rows = min(case.batch, max(1, _CHECKED_ROWS // longest))
-    rows = torch.linspace(0, case.batch - 1, num_rows).long()
+    rows = checked_rows(case)
     query, key_cache, value_cache, block_table, seq_lens = inputs.layer(0)
     out = torch.ops.pa_hp.decode(*inputs.layer(0))
     subset = query[rows], key_cache, value_cache, block_table[rows], seq_lens[rows]
@@ -251,7 +267,7 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
         and misdirection(out[rows], expected) <= LIMITS[out.dtype].cosine
         and max_err <= peer_bound(sdpa(*subset), expected)
     )
-    return max_err, ok, num_rows
+    return max_err, ok, len(rows)
 
 
 def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str, Any], str]:
@@ -350,8 +366,10 @@ def run_cases(
     return all(row["ok"] for row in rows)
 
 
-def add_arguments(parser: argparse.ArgumentParser, seconds: float) -> None:
-    """What `bench` and `demo` share."""
+def add_arguments(
+    parser: argparse.ArgumentParser, seconds: float, cases: Callable[[str], Any] = case_list
+) -> None:
+    """What `bench` and `demo` share; `cases` reads what --case says."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--small",
@@ -364,7 +382,7 @@ def add_arguments(parser: argparse.ArgumentParser, seconds: float) -> None:
     parser.add_argument("--threads", type=positive_int, help="torch's threads")
     parser.add_argument(
         "--case",
-        type=case_list,
+        type=cases,
         default="*",
         metavar="NAMES",
         help="comma-separated names or globs (all)",
@@ -373,7 +391,7 @@ def add_arguments(parser: argparse.ArgumentParser, seconds: float) -> None:
         "--seconds",
         type=duration,
         default=seconds,
-        help="of timing per case; at least five steps are taken (%(default)s)",
+        help=f"of timing per case; at least five steps are taken ({seconds})",
     )
 
 
@@ -404,7 +422,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     right = run_cases(
-        [replace(case, dtype=arguments.dtype or case.dtype) for case in arguments.case],
+        arguments.case,
         peers=arguments.peer,
         small_mb=arguments.small,
         seconds=arguments.seconds,
