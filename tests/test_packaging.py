@@ -33,8 +33,9 @@ def test_file_list(wheel):
     wanted = {"__init__.py", "__main__.py", "_version.py", "build.py", "py.typed"}
     for folder, suffixes in {
         "ops": {".py"},
+        "tiling": {".py"},
         "bench": {".py", ".cpp", ".json"},
-        "kernels": {".py", ".cpp", ".h", ".inl", ".json"},
+        "kernels": {".py", ".cpp", ".h", ".inl", ".cce", ".json"},
     }.items():
         files = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
         wanted |= {path.relative_to(ROOT).as_posix() for path in files}
