@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .plan import FRACTAL, DecodePlan
 
@@ -63,7 +64,7 @@ class Partition:
     pieces: np.ndarray
 
 
-def partition(seq_lens: np.ndarray, plan: DecodePlan, clusters: int) -> Partition:
+def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition:
     """Share a decode's work out among clusters.
 
     Parameters
