@@ -51,7 +51,8 @@ def library(tmp_path_factory):
     return library
 
 
-def launch(library, lse=7):
+def launch(library, lse=7, error=0):
+    ctypes.c_int.in_dll(library, "runtime_error").value = error
     params = DecodeParams(1, 2, 3, 4, 5, 6, lse)
     return library.pa_hp_npu_launch(ctypes.byref(params), 9, 8, 24, 0x57)
 
@@ -61,7 +62,6 @@ def seen(library):
 
 
 def test_every_argument_in_its_place(library):
-    ctypes.c_int.in_dll(library, "runtime_error").value = 0
     assert launch(library) == 0
     # clusters, stream, flags' address, tensors, workspace, plan
     assert seen(library)[:12] == [24, 0x57, 0xFF75, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -75,7 +75,5 @@ def test_an_absent_lse_is_null(library):
 def test_an_error_of_the_runtime_comes_back_and_nothing_is_launched(library):
     assert launch(library) == 0
     before = seen(library)
-    ctypes.c_int.in_dll(library, "runtime_error").value = 507000
-    params = DecodeParams(*[99] * 7)
-    assert library.pa_hp_npu_launch(ctypes.byref(params), 99, 99, 99, 99) == 507000
+    assert launch(library, lse=None, error=507000) == 507000
     assert seen(library) == before

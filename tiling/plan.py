@@ -18,7 +18,7 @@ import numpy as np
 # to 910B4.
 UB, L1, L0, L0C = 192 << 10, 512 << 10, 64 << 10, 128 << 10
 
-# As in kernels/npu/plan.h, which says what they mean; a test compares them.
+# As in kernels/npu/plan.h, which says what they mean; a test compares those that stand there.
 FRACTAL = 16
 MAX_ROWS = 64
 MAX_SCORES = 16384
@@ -26,6 +26,7 @@ MERGE_ROWS = 255  # repeats of one instruction
 SLOTS = 3
 ROW_TAIL = 16
 MAX_COLUMNS = 4095  # of a store from L0C, 12 bits
+MAX_CLUSTERS = 32  # parts of an item that UB has room for in every shape
 LANES = 64
 STATS = 23
 STAT_LANES = 64
@@ -291,6 +292,31 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     }
 
 
+def _check(desc: DecodeDesc) -> None:
+    """Raise ValueError for what the kernel does not take."""
+
+    def expect(good: bool, name: str, rule: str, value: object) -> None:
+        if not good:
+            raise ValueError(f"pa_hp.tiling: expected {name} to be {rule}, got {value!r}")
+
+    def multiple_of_16(name: str, most: int) -> None:
+        value = getattr(desc, name)
+        good = 0 < value <= most and value % 16 == 0
+        expect(good, name, f"a multiple of 16 up to {most}", value)
+
+    expect(desc.dtype in DTYPES, "dtype", " or ".join(DTYPES), desc.dtype)
+    multiple_of_16("head_dim", 256)
+    multiple_of_16("head_dim_v", 256)
+    multiple_of_16("block_size", 512)
+    rule = f"1 to {MAX_ROWS} times kv_heads, {desc.kv_heads}"
+    good = desc.heads % desc.kv_heads == 0 and 1 <= desc.group <= MAX_ROWS
+    expect(good, "heads", rule, desc.heads)
+    expect(1 <= desc.clusters <= MAX_CLUSTERS, "clusters", f"1 to {MAX_CLUSTERS}", desc.clusters)
+    gap = (desc.out_strides[1] - desc.head_dim_v) * ITEM  # between rows of a store, 32 bits
+    good = desc.heads == 1 or 0 <= gap < 2**32
+    expect(good, "out_strides[1]", "at least head_dim_v, and less than 2^31", desc.out_strides[1])
+
+
 @functools.lru_cache(maxsize=4096)
 def plan(desc: DecodeDesc) -> DecodePlan:
     """The cheapest plan for a desc.
@@ -298,12 +324,9 @@ def plan(desc: DecodeDesc) -> DecodePlan:
     Raises
     ------
     ValueError
-        A dtype that the kernel does not have, or no candidate fits the chip's memories.
+        A shape, dtype or stride that the kernel does not take.
     """
-    if desc.dtype not in DTYPES:
-        raise ValueError(
-            f"pa_hp.tiling: expected dtype to be {' or '.join(DTYPES)}, got {desc.dtype!r}"
-        )
+    _check(desc)
     best = min(candidates(desc), key=lambda tiles: cost(desc, tiles), default=None)
     if best is None:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")

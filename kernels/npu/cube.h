@@ -47,7 +47,7 @@ class Cube {
   // each kv head an NZ matrix of chunk_tokens rows.
   __aicore__ void load(const Tile& tile, int32_t begin, bool key) {
     const int32_t slot = loaded_++ % kSlots;
-    __cbuf__ T* l1 = (__cbuf__ T*)(uintptr_t)(slot * plan_.l1_slot_bytes);
+    __cbuf__ T* l1 = slot_at(slot);
     const int32_t end = chunk_end(tile, begin, key);
     const __gm__ int32_t* pages = block_table_ + tile.seq * plan_.block_table_stride;
     const int64_t stride_block = key ? plan_.key_stride_block : plan_.value_stride_block;
@@ -103,13 +103,7 @@ class Cube {
   __aicore__ void fill_nan(__cbuf__ T* to, int32_t rows) {
     const int64_t columns = plan_.tile_heads * plan_.head_dim / kFractal;
     const int64_t gap = plan_.chunk_tokens - rows;
-    fill(to, columns | int64_t{rows} << 16 | gap << 32, __builtin_nanf(""));
-  }
-  __aicore__ static void fill(__cbuf__ half* to, int64_t shape, float value) {
-    create_cbuf_matrix(to, shape, static_cast<half>(value));
-  }
-  __aicore__ static void fill(__cbuf__ bfloat16_t* to, int64_t shape, float value) {
-    create_cbuf_matrix_bf16(to, shape, static_cast<bfloat16_t>(value));
+    create_cbuf_matrix((__cbuf__ uint32_t*)to, columns | int64_t{rows} << 16 | gap << 32, kNanPair);
   }
 
   __aicore__ void load_query(const Tile& tile) {
@@ -285,7 +279,7 @@ class Cube {
   __aicore__ __cbuf__ T* take_slot() {
     const int32_t slot = taken_ % kSlots;
     wait_flag(PIPE_MTE2, PIPE_MTE1, (event_t)(kSlotEvent + slot));
-    return (__cbuf__ T*)(uintptr_t)(slot * plan_.l1_slot_bytes);
+    return slot_at(slot);
   }
   __aicore__ void release_slot() {
     set_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kSlotEvent + taken_++ % kSlots));
@@ -320,13 +314,16 @@ class Cube {
     const int32_t chunk = plan_.chunk_tokens;
     const int32_t end = step_end(token, chunk, tile.end, chunk);
     if (key || !tile.final) return end;
-    for (const int32_t leave : kTaper) {
+    for (int32_t leave = kTaper; leave >= kLastLoad; leave -= kTaper - kLastLoad) {
       const int32_t before = tile.piece_end - leave - token;
       if (before > 0 && token + round_up(before, kFractal) < end) {
         return token + round_up(before, kFractal);
       }
     }
     return end;
+  }
+  __aicore__ __cbuf__ T* slot_at(int32_t slot) const {
+    return (__cbuf__ T*)(uintptr_t)(slot * plan_.l1_slot_bytes);
   }
   __aicore__ __cbuf__ T* query_at(int32_t buffer) const {
     return (__cbuf__ T*)(uintptr_t)(plan_.l1_query + buffer * plan_.l1_query_bytes);

@@ -9,11 +9,6 @@
   kernel<<<clusters, nullptr, stream>>>(__VA_ARGS__)
 #endif
 
-// decode.cce
-extern "C" void pa_hp_decode(uint64_t ffts, uint8_t* query, uint8_t* key_cache,
-                             uint8_t* value_cache, int32_t* block_table, int32_t* seq_lens,
-                             uint8_t* out, float* lse, uint8_t* workspace, int32_t* plan);
-
 // CANN runtime: where cross-core flags live. 0 is success.
 extern "C" int rtGetC2cCtrlAddr(uint64_t* address, uint32_t* length);
 

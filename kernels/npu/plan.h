@@ -9,6 +9,7 @@
 
 #ifndef __gm__  // the host's compiler, for schedule.h and launch.cpp
 #define __gm__
+#define __global__
 #define __aicore__
 #endif
 
@@ -75,16 +76,19 @@ struct DecodePlan {
 };
 
 constexpr int32_t kFractal = 16;   // rows and columns of the cube's unit
-constexpr int32_t kMinShare = 16;  // tokens of one head group that are worth a cluster
-// A share's last V is loaded up to these numbers of tokens before its end, then the rest: what
-// follows a load takes about as long as the load of half as much.
-constexpr int32_t kTaper[] = {80, 32};
+constexpr int32_t kMinShare = 16;  // places of the line that are worth a cluster's signals
+// A share's last V is loaded up to kTaper tokens before its end, then up to kLastLoad, then the
+// rest: what follows a load takes about as long as the load of half as much.
+constexpr int32_t kTaper = 80;
+constexpr int32_t kLastLoad = 32;
 constexpr int32_t kMaxRows = 64;       // query heads of a tile at most
 constexpr int32_t kMaxScores = 16384;  // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;          // loads of K and V under way
 constexpr int32_t kL0Half = 32 << 10;  // L0A and L0B: half of 64 KiB
 constexpr int32_t kMaxStride = 65535;  // of a row or matrix in nd2nz, 16 bits
 constexpr int32_t kBlockBytes = 32;
+constexpr uint32_t kNanPair =
+    0x7fff7fff;                     // two NaN, in float16 and in bfloat16, and one in float32
 constexpr int32_t kLanes = 64;      // fp32 of one vector repeat
 constexpr int32_t kBlockLanes = 8;  // fp32 of a block
 
@@ -115,7 +119,7 @@ enum CrossFlag : int32_t {
 };
 enum CrossMode : int32_t { kAllVectorCores = 0, kCluster = 2 };
 
-constexpr uint64_t cross_flag(CrossMode mode, CrossFlag flag) {
+__aicore__ constexpr uint64_t cross_flag(CrossMode mode, CrossFlag flag) {
   return 1 | static_cast<uint64_t>(mode) << 4 | static_cast<uint64_t>(flag) << 8;
 }
 
@@ -126,8 +130,15 @@ enum CubeStoreEvent : int32_t { kScoreEvent = 0, kOutputEvent = 2 };  // M, FIX:
 enum VectorLoadEvent : int32_t { kScoresIn = 0, kOutputIn = 1, kPartialsIn = 2 };  // MTE2, V
 enum VectorStoreEvent : int32_t { kWeightsOut = 0, kResultOut = 1 };               // V, MTE3
 
-constexpr int32_t round_up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }
-constexpr int32_t ceil_div(int32_t x, int32_t by) { return (x + by - 1) / by; }
-constexpr int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
+__aicore__ constexpr int32_t round_up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }
+__aicore__ constexpr int32_t ceil_div(int32_t x, int32_t by) { return (x + by - 1) / by; }
+__aicore__ constexpr int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 }  // namespace pa_hp::npu
+
+// The kernel, in decode.cce. `ffts`: where cross-core flags live; `lse` may be null; `plan`: a
+// DecodePlan in 32-bit words; `workspace`: ws_bytes a cluster, whatever it holds.
+extern "C" __global__ __aicore__ void pa_hp_decode(
+    uint64_t ffts, __gm__ uint8_t* query, __gm__ uint8_t* key_cache, __gm__ uint8_t* value_cache,
+    __gm__ int32_t* block_table, __gm__ int32_t* seq_lens, __gm__ uint8_t* out, __gm__ float* lse,
+    __gm__ uint8_t* workspace, __gm__ int32_t* plan);

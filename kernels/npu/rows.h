@@ -66,13 +66,12 @@ class Result {
 
   // A sequence's rows that no tile covers: zeros, or NaN for a length out of range.
   __aicore__ void fill(int32_t seq, bool valid) const {
-    const float value = valid ? 0.0f : __builtin_nanf("");
     const int32_t rows = min(plan_.heads, kMaxRows / 2);
     wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
-    vector_dup(ub<T>(plan_.ub_result), static_cast<T>(value),
+    vector_dup(ub<uint32_t>(plan_.ub_result), valid ? 0u : kNanPair,
                ceil_div(rows * plan_.head_dim_v, 2 * kLanes), 1, 1, 8, 0);
-    vector_dup(lse_blocks(), valid ? -__builtin_inff() : value, ceil_div(rows, kBlockLanes), 1, 1,
-               8, 0);
+    vector_dup(lse_blocks(), valid ? -__builtin_inff() : __builtin_nanf(""),
+               ceil_div(rows, kBlockLanes), 1, 1, 8, 0);
     for (int32_t head = 0; head < plan_.heads; head += rows) {
       if (head > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
       store(min(rows, plan_.heads - head), seq, head);

@@ -23,7 +23,6 @@ struct Tile {
   int32_t length;         // of the sequence
   int32_t first_cluster;  // the clusters that the item's pieces are in
   int32_t last_cluster;
-  __aicore__ bool whole() const { return piece_begin == 0 && piece_end == length; }
 };
 
 // From `token` on to the end of `most` tokens counted from the last multiple of `grain`, or to
@@ -52,7 +51,7 @@ class Schedule {
     if (cluster >= clusters_) return;
     at_ = total_ * cluster / clusters_;
     end_ = total_ * (cluster + 1) / clusters_;
-    // Two tiles at least, so that one core's work hides the other's.
+    // Two tiles where there are loads enough, so that one core's work hides the other's.
     const int64_t half = (end_ - at_) / (2 * chunk_tokens_) * chunk_tokens_ + chunk_tokens_;
     if (tile_tokens_ > half) tile_tokens_ = static_cast<int32_t>(half);
     while (at_ < end_) {  // to the item that the share begins in
@@ -93,10 +92,9 @@ class Schedule {
   }
 
   // Tokens of a sequence; 0 where seq_lens holds a value out of range.
-  __aicore__ int32_t length(int32_t seq) const { return valid(seq) ? seq_lens_[seq] : 0; }
-  __aicore__ bool valid(int32_t seq) const {
-    const int64_t length = seq_lens_[seq];
-    return length >= 0 && length <= capacity_;
+  __aicore__ int32_t length(int32_t seq) const {
+    const int32_t length = seq_lens_[seq];
+    return length >= 0 && length <= capacity_ ? length : 0;
   }
 
  private:

@@ -137,7 +137,7 @@ def test_bad_lengths(lengths, message, make_desc):
 def test_bad_desc(make_desc):
     with pytest.raises(TypeError, match=r"^pa_hp.tiling: expected desc to be a DecodeDesc, got D"):
         explain(plan(make_desc()), LENGTHS)
-    with pytest.raises(ValueError, match=r"^pa_hp.tiling: expected a shape that fits the chip"):
+    with pytest.raises(ValueError, match=r"^pa_hp.tiling: expected heads to be 1 to 64"):
         explain(make_desc(heads=65, kv_heads=1), LENGTHS)
 
 

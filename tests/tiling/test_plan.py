@@ -260,11 +260,16 @@ def test_pure(make_desc):
 
 def test_strides_and_scale_are_passed_on_and_change_no_tiles(make_desc):
     strides = {"query_strides": (7, 5), "key_strides": (4, 3, 2), "value_strides": (9, 8, 6)}
-    others = {"block_table_stride": 11, "out_strides": (13, 12), "scale": 0.25, "num_blocks": 3}
+    others = {
+        "block_table_stride": 11,
+        "out_strides": (13000, 1200),
+        "scale": 0.25,
+        "num_blocks": 3,
+    }
     changed = plan(make_desc(**strides, **others))
     names = [f.name for f in fields(DecodePlan)][: plan_module.STRIDES]
     values = [getattr(changed, name) for name in names]
-    assert values == [7, 5, 4, 3, 2, 9, 8, 6, 11, 13, 12]
+    assert values == [7, 5, 4, 3, 2, 9, 8, 6, 11, 13000, 1200]
     assert (changed.scale, changed.num_blocks) == (0.25, 3)
     same = {name: getattr(changed, name) for name in [*names, "scale", "num_blocks"]}
     assert replace(plan(make_desc()), **same) == changed
@@ -278,19 +283,24 @@ def test_the_cheapest_candidate_is_taken(make_desc):
         assert costs[chosen] == min(costs.values())
 
 
-def test_printed(make_desc):
-    the_plan = plan(make_desc())
-    text = str(the_plan)
-    assert text.startswith("DecodePlan(query_stride_batch=4096, ")
-    assert all(f"{f.name}={getattr(the_plan, f.name)}" in text for f in fields(DecodePlan))
-
-
-@pytest.mark.parametrize("shape", [{"heads": 65, "kv_heads": 1}, {"head_dim": 2048}])
-def test_a_shape_that_does_not_fit(shape, make_desc):
-    with pytest.raises(ValueError, match=r"^pa_hp.tiling: expected a shape that fits .*, got Dec"):
-        plan(make_desc(**shape))
-
-
-def test_a_dtype_without_a_kernel_is_named(make_desc):
-    with pytest.raises(ValueError, match="expected dtype to be float16 or bfloat16, got 'float32'"):
-        plan(make_desc(dtype="float32"))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "float32"}, "dtype to be float16 or bfloat16, got 'float32'"),
+        ({"head_dim": 100}, "head_dim to be a multiple of 16 up to 256, got 100"),
+        ({"head_dim_v": 272}, "head_dim_v to be a multiple of 16 up to 256, got 272"),
+        ({"block_size": 24}, "block_size to be a multiple of 16 up to 512, got 24"),
+        ({"block_size": 0}, "block_size to be a multiple of 16 up to 512, got 0"),
+        ({"heads": 65, "kv_heads": 1}, "heads to be 1 to 64 times kv_heads, 1, got 65"),
+        ({"heads": 33, "kv_heads": 8}, "heads to be 1 to 64 times kv_heads, 8, got 33"),
+        ({"clusters": 33}, "clusters to be 1 to 32, got 33"),
+        (
+            {"out_strides": (0, 16)},
+            "out_strides[1] to be at least head_dim_v, and less than 2^31, got 16",
+        ),
+    ],
+)
+def test_what_the_kernel_does_not_take_is_refused(change, message, make_desc):
+    with pytest.raises(ValueError) as error:
+        plan(make_desc(**change))
+    assert str(error.value) == f"pa_hp.tiling: expected {message}"
