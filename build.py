@@ -232,7 +232,7 @@ def clean() -> Path:
     file that another process has unlinked keeps nobody out.
     """
     root = _private_cache_dir()
-    names = "|".join([*TARGETS, "sim", "kernel", "vnpu", "vnpu-env"])
+    names = "|".join([*TARGETS, "sim", "kernel", "vnpu", "vnpu-ops", "vnpu-env"])
     builds = re.compile(rf"((?:{names})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
     for path in root.iterdir():
         match = builds.fullmatch(path.name)

@@ -1,7 +1,7 @@
 """The virtual NPU: the unmodified torch_npu wheel on a CANN runtime that is ours.
 
-``python -m pa_hp vnpu -- CMD`` runs a command with it. torch_npu lives in an environment apart: where
-it is installed, every ``import torch`` loads it. docs/virtual-npu.md tells the rest.
+``python -m pa_hp vnpu -- CMD`` runs a command with it. torch_npu lives in an environment apart:
+where it is installed, every ``import torch`` loads it. docs/virtual-npu.md tells the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ... import build
@@ -123,48 +123,76 @@ def _package(folder: Path, name: str) -> Path:
     raise build.BuildError(f"pa_hp: expected {name} in {folder}, got none; remove it and retry")
 
 
-def libraries(folder: Path) -> Path:
-    """Directory of the runtime's libraries, built on first use. Raises BuildError."""
+_SHARED = ["-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall"]
+
+
+def _link(cxx: str, work: Path, name: str, *inputs: str) -> list[str]:
+    file = f"lib{name}.so"
+    return [cxx, "-shared", f"-Wl,-soname,{file}", "-o", str(work / file), *inputs]
+
+
+def _compile(cxx: str, work: Path, sources: Sequence[Path], flags: list[str]) -> list[list[str]]:
+    return [[cxx, *flags, "-c", str(p), "-o", str(work / f"{p.stem}.o")] for p in sources]
+
+
+def runtime(folder: Path) -> Path:
+    """Directory of libascendcl and of the libraries beside it, built on first use."""
     cxx = build.compiler()
-    torch, torch_npu = _package(folder, "torch"), _package(folder, "torch_npu")
-    shared = ["-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall"]
-    runtime_flags = ["-std=c++17", *shared, "-isystem", str(torch_npu / "include")]
-    operator_flags = ["-std=c++20", *shared, "-isystem", str(torch / "include")]
-    operator_flags += ["-isystem", str(torch / "include/torch/csrc/api/include")]
-    compiled = dict.fromkeys(sorted(RUNTIME.glob("*.cpp")), runtime_flags)
-    compiled |= dict.fromkeys(sorted((RUNTIME / "opapi").glob("*.cpp")), operator_flags)
+    torch_npu = _package(folder, "torch_npu")
+    flags = ["-std=c++17", *_SHARED, "-isystem", str(torch_npu / "include")]
+    sources = sorted(RUNTIME.glob("*.cpp"))
 
     def stages(work: Path) -> list[list[list[str]]]:
-        (work / "stubs.cpp").write_text(_stubs(torch_npu, atb=False))
-        (work / "atb.cpp").write_text(_stubs(torch_npu, atb=True))
-        sources = compiled | {work / "stubs.cpp": ["-fPIC"], work / "atb.cpp": ["-fPIC"]}
-        objects = {path: str(work / f"{path.parent.name}-{path.stem}.o") for path in sources}
-
-        def link(name: str, *inputs: str) -> list[str]:
-            file = f"lib{name}.so"
-            return [cxx, "-shared", f"-Wl,-soname,{file}", "-o", str(work / file), *inputs]
-
-        runtime = [objects[path] for path in sources if path.parent == RUNTIME]
-        operators = [objects[path] for path in sources if path.parent.name == "opapi"]
+        stubs = [work / "stubs.cpp", work / "atb.cpp"]
+        for path in stubs:
+            path.write_text(_stubs(torch_npu, atb=path.stem == "atb"))
+        objects = [str(work / f"{path.stem}.o") for path in [*sources, stubs[0]]]
         ours = [f"-L{work}", "-Wl,--no-as-needed", "-lascendcl", "-Wl,-rpath,$ORIGIN"]
-        torch_libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
-        others = [link(name, *ours) for name in _EMPTY]
-        others += [link("opapi", *operators, *ours, *torch_libraries)]
-        others += [link("atb", objects[work / "atb.cpp"], *ours)]
         return [
-            [[cxx, *flags, "-c", str(p), "-o", objects[p]] for p, flags in sources.items()],
-            [link("ascendcl", *runtime, objects[work / "stubs.cpp"], "-lpthread", "-ldl")],
-            others,
+            [*_compile(cxx, work, sources, flags), *_compile(cxx, work, stubs, ["-fPIC"])],
+            [_link(cxx, work, "ascendcl", *objects, "-lpthread", "-ldl")],
+            [
+                *(_link(cxx, work, name, *ours) for name in _EMPTY),
+                _link(cxx, work, "atb", str(work / "atb.o"), *ours),
+            ],
         ]
 
-    headers = [*RUNTIME.glob("*.h"), *(RUNTIME / "opapi").glob("*.h")]
     lines = [
-        *build.tool_lines(cxx, [*runtime_flags, *operator_flags]),
-        f"torch_npu {TORCH_NPU} in {torch_npu}",
-        f"torch in {torch}",
-        *build.file_lines([Path(__file__), *sorted([*compiled, *headers])]),
+        *build.tool_lines(cxx, flags),
+        f"torch_npu {TORCH_NPU}",
+        *build.file_lines([Path(__file__), *sources, *sorted(RUNTIME.glob("*.h"))]),
     ]
     return build.cached("vnpu", lines, stages)
+
+
+def operators(folder: Path, runtime: Path) -> Path:
+    """Directory of libopapi, the aclnn operators, built on first use."""
+    cxx = build.compiler()
+    torch = _package(folder, "torch")
+    includes = [torch / "include", torch / "include/torch/csrc/api/include"]
+    flags = [
+        "-std=c++20",
+        *_SHARED,
+        *(word for path in includes for word in ("-isystem", str(path))),
+    ]
+    sources = sorted((RUNTIME / "opapi").glob("*.cpp"))
+    # libascendcl is in the process when this is loaded: its name is enough, wherever it lies.
+    libraries = [f"-L{runtime}", "-lascendcl", f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+
+    def stages(work: Path) -> list[list[list[str]]]:
+        objects = [str(work / f"{path.stem}.o") for path in sources]
+        return [
+            _compile(cxx, work, sources, flags),
+            [_link(cxx, work, "opapi", *objects, "-Wl,--no-as-needed", *libraries)],
+        ]
+
+    headers = [RUNTIME / "vnpu.h", *sorted((RUNTIME / "opapi").glob("*.h"))]
+    lines = [
+        *build.tool_lines(cxx, flags),
+        f"torch {TORCH}",
+        *build.file_lines([*sources, *headers]),
+    ]
+    return build.cached("vnpu-ops", lines, stages)
 
 
 def _stubs(torch_npu: Path, atb: bool) -> str:
@@ -191,7 +219,9 @@ def _stubs(torch_npu: Path, atb: bool) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def settings(arguments: argparse.Namespace, folder: Path, library: Path) -> dict[str, str]:
+def settings(
+    arguments: argparse.Namespace, folder: Path, libraries: Sequence[Path]
+) -> dict[str, str]:
     """Environment variables of a command that runs on the virtual NPU."""
     # The package may have any directory name; a link beside no other package gives it its own.
     link = build.cache_dir() / f"vnpu-path-{_digest([str(build.ROOT)])}" / "pa_hp"
@@ -199,16 +229,16 @@ def settings(arguments: argparse.Namespace, folder: Path, library: Path) -> dict
     if not link.is_symlink():
         link.symlink_to(build.ROOT)
 
-    def prepend(variable: str, path: Path) -> str:
-        return os.pathsep.join([str(path), *filter(None, [os.environ.get(variable)])])
+    def prepend(variable: str, *paths: Path) -> str:
+        return os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get(variable)])])
 
     cores = int(chip_parameters(arguments.soc, ["cube_cores"])[0])
     values = {
-        "LD_LIBRARY_PATH": prepend("LD_LIBRARY_PATH", library),
+        "LD_LIBRARY_PATH": prepend("LD_LIBRARY_PATH", *libraries),
         "PATH": prepend("PATH", folder / "bin"),
         "PYTHONPATH": prepend("PYTHONPATH", link.parent),
         "VIRTUAL_ENV": str(folder),
-        "PA_HP_VNPU": str(library),
+        "PA_HP_VNPU": str(libraries[0]),
         "PA_HP_VNPU_SOC": arguments.soc,
         "PA_HP_VNPU_DEVICES": str(arguments.devices),
         "PA_HP_VNPU_MEMORY_GIB": str(arguments.memory),
@@ -232,20 +262,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run the command in the virtual NPU; this process becomes it."""
     folder = environment()
-    library = libraries(folder)
+    library = runtime(folder)
+    aclnn = operators(folder, library)
     if not arguments.cmd:
-        text = (library / "libopapi.so").read_bytes()
-        operators = set(re.findall(rb"\0(aclnn\w+)GetWorkspaceSize(?=\0)", text))
+        text = (aclnn / "libopapi.so").read_bytes()
+        names = set(re.findall(rb"\0(aclnn\w+)GetWorkspaceSize(?=\0)", text))
         print(
             _OFFER.format(
                 torch_npu=TORCH_NPU,
-                operators=len(operators),
+                operators=len(names),
                 environment=folder,
-                libraries=library,
+                libraries=f"{library}, {aclnn.name}",
             )
         )
         return 0
-    values = {**os.environ, **settings(arguments, folder, library)}
+    values = {**os.environ, **settings(arguments, folder, [library, aclnn])}
     # An outer tool's hold on Python would take the environment's packages away.
     values.pop("PYTHONHOME", None)
     sys.stdout.flush()

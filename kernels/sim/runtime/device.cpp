@@ -38,12 +38,14 @@ int num_devices() {
 
 int current_device() { return t_device; }
 
-int fail(int code, const std::string& message) {
+int note(int code, const std::string& message) {
   t_message = "vnpu: " + message;
-  if (code != ACL_ERROR_RT_STREAM_CAPTURED) {
-    std::fprintf(stderr, "%s (error %d)\n", t_message.c_str(), code);
-  }
   return code;
+}
+
+int fail(int code, const std::string& message) {
+  std::fprintf(stderr, "vnpu: %s (error %d)\n", message.c_str(), code);
+  return note(code, message);
 }
 
 void trace(const char* name) {
@@ -195,6 +197,11 @@ VNPU_EXPORT aclError aclrtSetSysParamOpt(aclSysParamOpt, int64_t) { return 0; }
 VNPU_EXPORT aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode) { return 0; }
 VNPU_EXPORT aclError aclrtSetOpExecuteTimeOut(uint32_t) { return 0; }
 VNPU_EXPORT aclError aclrtSetStreamFailureMode(aclrtStream, uint64_t) { return 0; }
+VNPU_EXPORT aclError aclrtSetStreamAttribute(aclrtStream, aclrtStreamAttr, aclrtStreamAttrValue*) {
+  return 0;
+}
+// libhccl has nothing of its own; torch_npu finds this through it.
+VNPU_EXPORT int HcclSetConfig(int, int64_t) { return 0; }
 VNPU_EXPORT aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return 0; }
 
 // Operators that only CANN's compiler has. Success without a result would be silent garbage.

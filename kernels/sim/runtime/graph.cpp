@@ -5,17 +5,9 @@ using namespace vnpu;
 
 namespace {
 
-// A handle owns its graph; streams that are captured and replays that are queued share it.
-using Handle = std::shared_ptr<Graph>;
-
-Graph& graph_of(aclmdlRI handle) { return **static_cast<Handle*>(handle); }
-
-// What a capture in progress is known by, until End makes the real handle.
-Handle* pending_handle(Stream& stream) {
-  thread_local Handle handle;
-  handle = stream.capture;
-  return &handle;
-}
+// A handle is the graph's address, the same from its capture's begin to Destroy; meanwhile the
+// graph keeps itself.
+Graph& graph_of(aclmdlRI handle) { return *static_cast<Graph*>(handle); }
 
 }  // namespace
 
@@ -34,6 +26,7 @@ VNPU_EXPORT aclError aclmdlRICaptureBegin(aclrtStream handle, aclmdlRICaptureMod
   }
   stream->capture = std::make_shared<Graph>();
   stream->capture->id = next_id++;
+  stream->capture->self = stream->capture;
   return 0;
 }
 
@@ -47,7 +40,7 @@ VNPU_EXPORT aclError aclmdlRICaptureGetInfo(aclrtStream handle, aclmdlRICaptureS
   if (!stream->capture) return 0;
   *status = stream->capture->invalid ? ACL_MODEL_RI_CAPTURE_STATUS_INVALIDATED
                                      : ACL_MODEL_RI_CAPTURE_STATUS_ACTIVE;
-  if (out != nullptr) *out = pending_handle(*stream);
+  if (out != nullptr) *out = stream->capture.get();
   return 0;
 }
 
@@ -57,13 +50,14 @@ VNPU_EXPORT aclError aclmdlRICaptureEnd(aclrtStream handle, aclmdlRI* out) {
   if (stream == nullptr || !stream->capture) {
     return fail(ACL_ERROR_RT_STREAM_NOT_CAPTURED, "aclmdlRICaptureEnd: nothing is captured");
   }
-  const Handle graph = stream->capture;
+  const std::shared_ptr<Graph> graph = stream->capture;
   end_capture(graph);
   *out = nullptr;
   if (graph->invalid) {
+    graph->self.reset();
     return fail(ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED, "the capture was invalidated");
   }
-  *out = new Handle(graph);
+  *out = graph.get();
   return 0;
 }
 
@@ -71,18 +65,23 @@ VNPU_EXPORT aclError aclmdlRIExecuteAsync(aclmdlRI handle, aclrtStream stream_ha
   trace("aclmdlRIExecuteAsync");
   Stream* stream = resolve(stream_handle);
   if (stream == nullptr) return fail(kInvalidParam, "aclmdlRIExecuteAsync: no such stream");
-  // Entries by pointer: an update before a replay is queued must not change an earlier one.
-  const Handle graph = *static_cast<Handle*>(handle);
-  auto entries = std::make_shared<std::vector<Entry>>();
-  for (const auto& entry : graph->entries) entries->push_back(*entry);
-  return submit(stream, "aclmdlRIExecuteAsync", [stream, entries] {
-    for (const Entry& entry : *entries) run(*stream, entry);  // errors are noted one by one
+  const std::shared_ptr<Graph> graph = graph_of(handle).self;
+  // Each task is looked up when its turn comes: an update may replace it until then, as on
+  // hardware.
+  return submit(stream, "aclmdlRIExecuteAsync", [stream, graph] {
+    for (const auto& entry : graph->entries) {
+      std::unique_lock hold(g_update);
+      const Entry now = *entry;
+      hold.unlock();
+      run(*stream, now);  // errors are noted one by one
+    }
     return 0;
   });
 }
 
 VNPU_EXPORT aclError aclmdlRIDestroy(aclmdlRI handle) {
-  delete static_cast<Handle*>(handle);
+  // Queued replays share the graph; this may be its end.
+  const std::shared_ptr<Graph> graph = std::move(graph_of(handle).self);
   return 0;
 }
 

@@ -49,7 +49,9 @@ struct Graph {
   uint32_t id;
   std::vector<std::shared_ptr<Entry>> entries;
   bool invalid = false;
+  std::shared_ptr<Graph> self;  // until its handle is destroyed
 };
+extern std::mutex g_update;  // held while a task of a graph is read or replaced
 
 // The tasks between TaskGrpBegin and TaskGrpEnd; an update replaces them one by one.
 struct TaskGroup {
@@ -76,6 +78,8 @@ struct Event {
   std::mutex mutex;
   std::shared_ptr<Mark> mark;      // of the latest record
   std::shared_ptr<Graph> capture;  // recorded by a stream that captures
+  bool external = false;           // waited for by a graph, recorded outside of it
+  std::condition_variable recorded;
 };
 
 // device.cpp

@@ -10,6 +10,7 @@
 namespace vnpu {
 
 Counters g_counters;
+std::mutex g_update;
 
 namespace {
 
@@ -143,6 +144,7 @@ int submit(void* handle, const char* name, Task task) {
       return fail(kInvalidParam,
                   std::string(name) + ": more tasks than the group was captured with");
     }
+    const std::lock_guard replacing(g_update);
     *stream->update->entries[stream->updated++] = {name, std::move(task)};
   } else if (stream->capture) {
     auto entry = std::make_shared<Entry>(Entry{name, std::move(task)});
@@ -176,7 +178,7 @@ int take_error(int device) {
     std::swap(error, r.error[device]);
     std::swap(text, r.error_text[device]);
   }
-  return error == 0 ? 0 : fail(error, text);
+  return error == 0 ? 0 : note(error, text);  // printed when it happened
 }
 
 void end_capture(const std::shared_ptr<Graph>& graph) {
@@ -283,8 +285,10 @@ VNPU_EXPORT aclError aclrtLaunchCallback(aclrtCallback function, void* data, acl
   return aclrtLaunchHostFunc(stream, function, data);
 }
 
-VNPU_EXPORT aclError aclrtCreateEventExWithFlag(aclrtEvent* out, uint32_t) {
-  *out = new Event;
+VNPU_EXPORT aclError aclrtCreateEventExWithFlag(aclrtEvent* out, uint32_t flag) {
+  auto* event = new Event;
+  event->external = (flag & ACL_EVENT_EXTERNAL) != 0;
+  *out = event;
   return 0;
 }
 
@@ -311,7 +315,8 @@ VNPU_EXPORT aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_hand
   {
     const std::lock_guard hold(event.mutex);
     event.mark = mark;
-    event.capture = stream->capture;
+    if (!event.external) event.capture = stream->capture;
+    event.recorded.notify_all();
   }
   return submit(stream, "aclrtRecordEvent", [mark] {
     mark->reach(t_stream->model_us);
@@ -331,6 +336,16 @@ VNPU_EXPORT aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent 
     stream->capture = event.capture;
     return 0;
   }
+  if (event.external && stream->capture) {  // each replay waits for a record outside of the graph
+    return submit(stream, "aclrtStreamWaitEvent", [&event] {
+      std::unique_lock until(event.mutex);
+      event.recorded.wait(until, [&] { return event.mark != nullptr; });
+      const auto mark = event.mark;
+      until.unlock();
+      mark->wait();
+      return 0;
+    });
+  }
   if (!event.mark) return 0;
   return submit(stream, "aclrtStreamWaitEvent", [mark = event.mark] {
     mark->wait();
@@ -339,11 +354,14 @@ VNPU_EXPORT aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent 
   });
 }
 
+// In the stream's turn: the graph resets an external event that it has waited for.
 VNPU_EXPORT aclError aclrtResetEvent(aclrtEvent handle, aclrtStream stream) {
   auto& event = *static_cast<Event*>(handle);
-  const std::lock_guard hold(event.mutex);
-  event.mark.reset();
-  return resolve(stream) == nullptr ? kInvalidParam : 0;
+  return submit(stream, "aclrtResetEvent", [&event] {
+    const std::lock_guard hold(event.mutex);
+    event.mark.reset();
+    return 0;
+  });
 }
 
 VNPU_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* status) {

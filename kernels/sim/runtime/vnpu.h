@@ -16,7 +16,8 @@ using Task = std::function<int()>;
 // captures. `name` is what errors and the trace call it.
 VNPU_EXPORT int submit(void* stream, const char* name, Task task);
 
-// Notes the message that aclGetRecentErrMsg of this thread returns, prints it; returns `code`.
+// Keeps the message for this thread's aclGetRecentErrMsg; returns `code`. `fail` prints it, too.
+int note(int code, const std::string& message);
 VNPU_EXPORT int fail(int code, const std::string& message);
 
 // Prints "vnpu: ..." to stderr if PA_HP_VNPU_TRACE=1.

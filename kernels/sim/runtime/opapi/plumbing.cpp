@@ -2,6 +2,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 
 #include <cstring>
+#include <stdexcept>
 
 #include "op.h"
 
@@ -53,7 +54,11 @@ at::ScalarType scalar_type(int acl) {
 int run_body(const std::function<void()>& body) {
   // The operators are the device's: no autograd, no modes of whoever called.
   const at::AutoDispatchBelowADInplaceOrView below;
-  body();
+  try {
+    body();
+  } catch (const c10::Error& error) {
+    throw std::runtime_error(error.what_without_backtrace());
+  }
   advance(2.0);  // what a small kernel's launch costs; the operator itself is not modelled
   return 0;
 }
