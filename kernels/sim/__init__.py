@@ -74,7 +74,7 @@ class Kernel:
         folder, self._halves = _toolchain.kernel(
             self.path, entry, include_dirs, defines, cores, strict
         )
-        self._folder = folder
+        self.folder = folder  # of the built halves
         # A letter an argument: p pointer, i integer, f float, d double.
         self.signature = next(iter(self._halves.values())).pa_sim_signature().decode()
 
@@ -234,7 +234,7 @@ class Kernel:
             if addr2line is None:
                 return match[0]
             done = subprocess.run(
-                [addr2line, "-e", str(self._folder / match[1]), match[2]],
+                [addr2line, "-e", str(self.folder / match[1]), match[2]],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -7,6 +7,7 @@ where it is installed, every ``import torch`` loads it. docs/virtual-npu.md tell
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import os
 import platform
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ... import build
+from . import Kernel, toolchain
 from .report import chip_names, chip_parameters
 
 RUNTIME = Path(__file__).resolve().parent / "runtime"
@@ -37,6 +39,7 @@ _OFFER = """\
   memory      512-byte aligned, guard pages, new memory full of NaN, freed memory without access
   streams     a worker thread each, in order; events; a missing synchronisation gives wrong values
   graphs      torch.npu.NPUGraph: capture, replay, task groups
+  kernels     launched ones run in the simulator, checked for hazards
   operators   {operators} aclnn operators over ATen's CPU kernels; others fail with their name
   times       of events are modelled, never measured
 
@@ -44,6 +47,7 @@ _OFFER = """\
   PA_HP_VNPU_LOG=3          print torch_npu's own log from this level on (0 debug to 3 errors)
   PA_HP_VNPU_JITTER_US=N    delay every task by up to N us, to shake races out
   PA_HP_VNPU_POISON=0       do not fill new memory
+  PA_HP_VNPU_CHECK=0        do not look for hazards in kernels, which takes half of their time
   PA_HP_VNPU_CANN=8.5.0     CANN version to report
 
 environment  {environment}
@@ -161,6 +165,7 @@ def runtime(folder: Path) -> Path:
         *build.tool_lines(cxx, flags),
         f"torch_npu {TORCH_NPU}",
         *build.file_lines([Path(__file__), *sources, *sorted(RUNTIME.glob("*.h"))]),
+        *build.file_lines([RUNTIME.parent / "api.h"]),
     ]
     return build.cached("vnpu", lines, stages)
 
@@ -233,6 +238,8 @@ def settings(
         return os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get(variable)])])
 
     cores = int(chip_parameters(arguments.soc, ["cube_cores"])[0])
+    simulator = toolchain.runtime()
+    chip = chip_parameters(arguments.soc, simulator.pa_sim_parameters().decode().split(","))
     values = {
         "LD_LIBRARY_PATH": prepend("LD_LIBRARY_PATH", *libraries),
         "PATH": prepend("PATH", folder / "bin"),
@@ -243,10 +250,39 @@ def settings(
         "PA_HP_VNPU_DEVICES": str(arguments.devices),
         "PA_HP_VNPU_MEMORY_GIB": str(arguments.memory),
         "PA_HP_VNPU_CUBE_CORES": str(cores),
+        "PA_HP_VNPU_SIM": simulator._name,
+        "PA_HP_VNPU_CHIP": ",".join(map(repr, chip)),
         # Streams are threads already, and a fault must stay on the thread of its task.
         "OMP_NUM_THREADS": "1",
     }
     return values
+
+
+def register(kernel: Kernel) -> None:
+    """Let the virtual NPU of this process launch a kernel: under its entry's name, and as its stub.
+
+    Raises BuildError outside of ``python -m pa_hp vnpu``.
+    """
+    folder = os.environ.get("PA_HP_VNPU")
+    if folder is None:
+        raise build.BuildError("pa_hp: expected to run in `python -m pa_hp vnpu`, got none")
+    library = ctypes.CDLL(str(Path(folder) / "libascendcl.so"))
+    text = f"vnpu {kernel.cores} {kernel.folder}".encode()
+    handle, name = ctypes.c_void_p(), kernel.entry.encode()
+    binary = _Binary(0, 0, text, len(text))
+    if library.rtDevBinaryRegister(ctypes.byref(binary), ctypes.byref(handle)) == 0:
+        library.rtFunctionRegister(handle, ctypes.c_void_p(id(kernel)), name, None, 0)
+
+
+class _Binary(ctypes.Structure):
+    """CANN's description of a device binary."""
+
+    _fields_ = [
+        ("magic", ctypes.c_uint32),
+        ("version", ctypes.c_uint32),
+        ("data", ctypes.c_char_p),
+        ("length", ctypes.c_uint64),
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -150,6 +150,16 @@ bool is_pinned(const void* address) {
   return block != nullptr && block->device < 0;
 }
 
+std::vector<Region> regions_of(int device) {
+  const std::lock_guard hold(heap().mutex);
+  std::vector<Region> found;
+  for (const auto& [begin, block] : heap().live) {
+    if (block.device != device || block.bytes == 0) continue;
+    found.push_back({begin, begin + block.bytes, "block of " + std::to_string(block.bytes)});
+  }
+  return found;
+}
+
 bool is_device(const void* address) { return block_of(address).begin != 0; }
 
 std::string describe(uint64_t address) {

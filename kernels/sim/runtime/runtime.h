@@ -91,6 +91,7 @@ Stream* resolve(void* stream);  // null: the default stream of the current devic
 void run(Stream& stream, const Entry& entry);
 void wait_idle(Stream& stream);
 void drain_all();
+int running_device();        // of the task that this thread runs; -1 outside of one
 int take_error(int device);  // 0, or the first error that nobody has been told of
 void end_capture(const std::shared_ptr<Graph>& graph);
 
@@ -98,6 +99,12 @@ void end_capture(const std::shared_ptr<Graph>& graph);
 bool is_pinned(const void* address);
 bool is_device(const void* address);
 std::string describe(uint64_t address);  // where it lies: "16 bytes past the end of ..."; or ""
+
+struct Region {
+  uint64_t begin, end;
+  std::string name;
+};
+std::vector<Region> regions_of(int device);  // its live blocks
 
 // fault.cpp
 // Runs a task; an access outside of any live block becomes an error with a name.

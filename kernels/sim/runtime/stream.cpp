@@ -134,6 +134,8 @@ void advance(double microseconds) {
   if (t_stream != nullptr) t_stream->model_us += microseconds;
 }
 
+int running_device() { return t_stream == nullptr ? -1 : t_stream->device; }
+
 int submit(void* handle, const char* name, Task task) {
   Stream* stream = resolve(handle);
   if (stream == nullptr) return fail(kInvalidParam, std::string(name) + ": no such stream");
