@@ -11,7 +11,7 @@ sys.path.insert(0, str(HERE))  # virtual.py is a plain module
 
 
 def pytest_collection_modifyitems(items):
-    if "PA_HP_VNPU" in os.environ:
+    if os.environ.get("PA_HP_VNPU"):
         return
     skip = pytest.mark.skip(reason="needs the virtual NPU: make test-npu")
     for item in items:
