@@ -1,4 +1,4 @@
-"""Command line: ``python -m pa_hp {demo,info,bench,build,sim}``."""
+"""Command line: ``python -m pa_hp {demo,info,bench,build,sim,vnpu}``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from . import __version__, build
 from .bench import decode, demo, npu, suites
 from .kernels.sim import cli as sim
+from .kernels.sim import vnpu
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     decode_text = "Run the NPU kernel on the simulated chip: modelled time, hazards, max error."
     npu.add_arguments(sim_commands.add_parser("decode", help=decode_text, description=decode_text))
 
+    vnpu_text = "Run a command with torch_npu on a virtual NPU; alone, tell what it offers."
+    vnpu.add_arguments(add("vnpu", vnpu_text))
+
     arguments = parser.parse_args(argv)
     if arguments.command == "bench":
         try:
@@ -60,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             return _info(arguments.json)
         if arguments.command == "sim":
             return (npu if arguments.what == "decode" else sim).command(arguments)
+        if arguments.command == "vnpu":
+            return vnpu.command(arguments)
         return _build(arguments.what)
     except build.BuildError as error:
         print(error, file=sys.stderr)

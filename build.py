@@ -232,7 +232,7 @@ def clean() -> Path:
     file that another process has unlinked keeps nobody out.
     """
     root = _private_cache_dir()
-    names = "|".join([*TARGETS, "sim", "kernel"])
+    names = "|".join([*TARGETS, "sim", "kernel", "vnpu", "vnpu-ops", "vnpu-env"])
     builds = re.compile(rf"((?:{names})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
     for path in root.iterdir():
         match = builds.fullmatch(path.name)
@@ -345,6 +345,14 @@ def _is_whole(entry: Path) -> bool:
         )
     except (OSError, ValueError):
         return False
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[Path]:
+    """Path `name` in the cache directory, held alone; it need not exist. Raises BuildError."""
+    entry = _private_cache_dir() / name
+    with _lock(entry):
+        yield entry
 
 
 @contextlib.contextmanager

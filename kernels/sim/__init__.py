@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from . import runtime as _runtime
+from . import toolchain as _toolchain
 from .report import Finding, Report, Timeline, chip_names, chip_parameters
 
 # The runtime has one running launch at a time, and ctypes lets other threads run meanwhile.
@@ -64,17 +64,17 @@ class Kernel:
         cores: str = "mix",
         strict: bool = False,
     ) -> None:
-        if cores not in _runtime.CORES:
+        if cores not in _toolchain.CORES:
             raise ValueError(f"sim.Kernel: expected cores to be mix, aic or aiv, got {cores!r}")
         self.path = Path(path).resolve()
         if not self.path.is_file():
             raise ValueError(f"sim.Kernel: expected path to be a file, got {str(path)!r}")
         self.entry = entry
         self.cores = cores
-        folder, self._halves = _runtime.kernel(
+        folder, self._halves = _toolchain.kernel(
             self.path, entry, include_dirs, defines, cores, strict
         )
-        self._folder = folder
+        self.folder = folder  # of the built halves
         # A letter an argument: p pointer, i integer, f float, d double.
         self.signature = next(iter(self._halves.values())).pa_sim_signature().decode()
 
@@ -128,7 +128,7 @@ class Kernel:
             Arguments that do not fit the entry's, an unknown `soc`, or a `drop` that the launch
             has not come by.
         """
-        runtime = _runtime.runtime()
+        runtime = _toolchain.runtime()
         words, regions = self._arguments(args)
         parameters = (
             []
@@ -137,9 +137,9 @@ class Kernel:
         )
         if block_dim < 1:
             raise ValueError(f"sim.Kernel: expected block_dim to be at least 1, got {block_dim}")
-        options = _runtime.Options(
+        options = _toolchain.Options(
             block_dim,
-            _runtime.CORES[self.cores],
+            _toolchain.CORES[self.cores],
             check,
             strict_visibility,
             latest,
@@ -153,7 +153,7 @@ class Kernel:
             ctypes.cast(self._halves[half].pa_sim_entry, ctypes.c_void_p)
             if half in self._halves
             else None
-            for half in _runtime.HALVES
+            for half in _toolchain.HALVES
         ]
         count = len(regions)
         begins, ends, names = zip(*regions, strict=True) if regions else ((), (), ())
@@ -234,7 +234,7 @@ class Kernel:
             if addr2line is None:
                 return match[0]
             done = subprocess.run(
-                [addr2line, "-e", str(self._folder / match[1]), match[2]],
+                [addr2line, "-e", str(self.folder / match[1]), match[2]],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -1,4 +1,6 @@
 // The simulator's C interface, for ctypes.
+#include "api.h"
+
 #include <algorithm>
 #include <cstring>
 #include <sstream>
@@ -26,7 +28,7 @@ struct Handle {
   Timing timing;
 };
 
-using Entry = void (*)(const uint64_t*);
+using Entry = SimEntry;
 
 void swap_in(std::map<std::pair<uint64_t, uint64_t>, Launch::Saved>& journal) {
   for (auto& [place, saved] : journal) {
@@ -82,20 +84,6 @@ void find_uninitialised(Launch& first, Options options, int cores_kind, Entry cu
 
 extern "C" {
 
-struct SimOptions {
-  int32_t block_dim;
-  int32_t cores_kind;  // 0 mixed, 1 cube, 2 vector
-  int32_t check;
-  int32_t strict_visibility;
-  int32_t latest;
-  int32_t record;
-  int32_t poison;
-  int32_t blind;
-  uint64_t seed;
-  const char* drop;
-};
-
-// Runs a kernel whole. `regions` are the tensors it may touch: begin, end and name of each.
 void* pa_sim_launch(const SimOptions* options, Entry cube, Entry vector, const uint64_t* args,
                     int32_t num_args, int32_t num_regions, const uint64_t* begins,
                     const uint64_t* ends, const char* const* names) {
@@ -152,7 +140,6 @@ const char* pa_sim_parameters() {
   return text.c_str();
 }
 
-// Replays what the launch recorded against a chip; JSON, see Timing.
 const char* pa_sim_time(void* handle, const double* parameters, int32_t warm) {
   auto* h = static_cast<Handle*>(handle);
   h->timing = time_launch(*h->launch, parameters, warm != 0);

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import Kernel, chip_names
-from .runtime import CORES
+from .toolchain import CORES
 
 _DTYPES = {
     "fp32": torch.float32,

@@ -9,14 +9,14 @@ import pa_hp
 import pytest
 import torch
 from pa_hp import sim
-from pa_hp.kernels.sim import runtime
+from pa_hp.kernels.sim import toolchain
 
 HERE = Path(__file__).parent
 
 
 def has_clang():
     try:
-        return bool(runtime.clang())
+        return bool(toolchain.clang())
     except pa_hp.BuildError:
         return False
 
@@ -47,11 +47,11 @@ def test_mixing_memories_does_not_compile():
 def test_teaching_kernels_build_strictly_without_a_warning(name, cores):
     source = HERE / "kernels" / f"{name}.cce"
     assert sim.Kernel(source, name, cores=cores, strict=True, defines=[]).signature
-    cxx = runtime.clang()
+    cxx = toolchain.clang()
     flags = ["-x", "c++", "-std=c++17", "-Wall", "-Werror", "-fsyntax-only"]
-    flags += ["-DPA_SIM_STRICT=1", f"-I{runtime.INCLUDE}", "-include", "cce.h"]
+    flags += ["-DPA_SIM_STRICT=1", f"-I{toolchain.INCLUDE}", "-include", "cce.h"]
     for half in {"aiv": ["vector"], "aic": ["cube"], "mix": ["cube", "vector"]}[cores]:
-        command = [cxx, *flags, f"-D{runtime.HALVES[half]}=1", str(source)]
+        command = [cxx, *flags, f"-D{toolchain.HALVES[half]}=1", str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pa_hp import sim
 from pa_hp.kernels.sim import report as report_module
-from pa_hp.kernels.sim import runtime
+from pa_hp.kernels.sim import toolchain
 
 HERE = Path(__file__).parent
 TABLE = json.loads((HERE.parents[1] / "kernels/sim/chips.json").read_text())
@@ -65,7 +65,7 @@ def test_every_number_names_its_source():
 
 
 def test_the_table_is_what_the_pass_takes():
-    names = set(runtime.runtime().pa_sim_parameters().decode().split(","))
+    names = set(toolchain.runtime().pa_sim_parameters().decode().split(","))
     assert sim.chip_names() == ["910B1", "910B2", "910B3", "910B4"]
     for soc in sim.chip_names():
         assert set(TABLE["all"]) | set(TABLE[soc]) == names

@@ -1,0 +1,16 @@
+// The launch syntax of kernels/npu/launch.cpp on the virtual NPU; included before it.
+#pragma once
+#include <cstdint>
+
+// Runs the kernel registered under a name, its arguments in 64-bit words.
+extern "C" int vnpu_launch(const char* name, uint32_t blocks, void* stream, const uint64_t* words,
+                           uint32_t num_words);
+
+template <class... Args>
+int vnpu_launch_words(const char* name, uint32_t blocks, void* stream, Args... args) {
+  const uint64_t words[] = {uint64_t(args)...};
+  return vnpu_launch(name, blocks, stream, words, sizeof...(args));
+}
+
+#define PA_HP_LAUNCH(kernel, clusters, stream, ...) \
+  vnpu_launch_words(#kernel, clusters, stream, __VA_ARGS__)

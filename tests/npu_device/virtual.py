@@ -1,0 +1,31 @@
+"""The virtual NPU's side door: what only a test may ask of it."""
+
+import ctypes
+import os
+from pathlib import Path
+
+
+class Runtime:
+    """The virtual NPU's own library: what only a test may ask of it."""
+
+    def __init__(self):
+        self.library = ctypes.CDLL(str(Path(os.environ["PA_HP_VNPU"]) / "libascendcl.so"))
+        self.library.vnpu_counter.restype = ctypes.c_int64
+
+    def delay(self, stream, milliseconds):
+        """Keep a stream busy."""
+        pointer = ctypes.c_void_p(stream.npu_stream)
+        assert self.library.vnpu_delay(pointer, ctypes.c_int64(1000 * milliseconds)) == 0
+
+    def counter(self, name):
+        """How often it happened in this process: see Counters in runtime.h."""
+        value = self.library.vnpu_counter(name.encode())
+        assert value >= 0, name
+        return value
+
+    def call_on_stream(self, stream, function, argument):
+        """Enqueue a C function of one pointer."""
+        launch = self.library.aclrtLaunchHostFunc
+        address = ctypes.cast(function, ctypes.c_void_p)
+        pointer = ctypes.c_void_p(stream.npu_stream)
+        assert launch(pointer, address, ctypes.c_void_p(argument)) == 0
