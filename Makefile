@@ -16,7 +16,7 @@ TYPED := $(addprefix pa_hp/,__main__.py build.py ops tiling bench kernels)
 
 ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
 
-.PHONY: demo test lint test-asan test-npu bench clean
+.PHONY: demo test lint test-asan test-npu test-sim-full bench clean
 
 demo: $(STAMP)
 	$(BIN)/python -m pa_hp demo
@@ -29,6 +29,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	cd $(VENV) && ln -sfn .. pa_hp && bin/mypy --config-file ../pyproject.toml $(TYPED)
 	git ls-files '*.cpp' '*.h' '*.inl' 'kernels/npu/*.cce' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# The NPU kernel on the modelled chip: every shape, many schedules, every synchronisation left out.
+test-sim-full: $(STAMP)
+	$(BIN)/pytest tests/npu -m 'full or not full'
 
 test-asan: $(STAMP)
 	$(SANITIZER) $(BIN)/python -m pytest $(ASAN_TESTS)

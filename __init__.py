@@ -4,6 +4,7 @@ Importing builds nothing; the native library is built on the first use of an op,
 ``pa_hp.load()``.
 """
 
+import importlib
 from typing import Any
 
 from ._version import __version__
@@ -27,11 +28,12 @@ __all__ = [
     "reference",
     "sim",
     "simulate",
+    "tiling",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The simulator is imported when it is asked for."""
+    """The simulator and the tiling are imported when they are asked for."""
     if name == "sim":
         from .kernels import sim
 
@@ -40,4 +42,6 @@ def __getattr__(name: str) -> Any:
         from .ops.simulate import simulate
 
         return simulate
+    if name == "tiling":
+        return importlib.import_module(".tiling", __name__)
     raise AttributeError(f"module 'pa_hp' has no attribute {name!r}")

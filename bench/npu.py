@@ -24,7 +24,7 @@ from ..ops.simulate import describe, simulate
 from ..tiling.plan import plan
 from . import decode, harness, suites
 from .decode import Case
-from .tolerance import LIMITS, SIGMAS, bound, out_limits
+from .tolerance import bound, out_limits
 
 
 class Result(NamedTuple):
@@ -52,7 +52,10 @@ def run(
     rows = torch.arange(case.batch) if all_rows else some
     expected, _ = reference(query[rows], key_cache, value_cache, block_table[rows], seq_lens[rows])
     error = (out[rows].double() - expected).abs()
-    limits = [out_limit(out.dtype, case.head_dim, length) for length in seq_lens[rows].tolist()]
+    limits = [
+        out_limits(out.dtype, case.head_dim, length, weights_dtype=out.dtype)
+        for length in seq_lens[rows].tolist()
+    ]
     max_err, us = float(error.max()), report.time_us
     row = {
         "case": case.name,
@@ -66,13 +69,6 @@ def run(
     }
     right = bool((error <= bound(expected, limits)).all() and out.isfinite().all())
     return Result(row, report, len(rows), right)
-
-
-def out_limit(dtype: torch.dtype, head_dim: int, length: int) -> tuple[float, float]:
-    """(atol, rtol): as on the CPU, and the weights of V are rounded to `dtype` on their way."""
-    atol, rtol = out_limits(dtype, head_dim, length)
-    spread = min(1.0, 2 * math.sqrt(math.e / length))
-    return atol + SIGMAS * LIMITS[dtype].unit * spread, rtol
 
 
 def _compared(result: Result, batch: int) -> str:

@@ -37,14 +37,37 @@ def score_error(head_dim: int, length: int, score_std: float) -> float:
     return dot + 4 * typical + reach + 3
 
 
-def out_limits(
-    dtype: torch.dtype, head_dim: int, length: int, score_std: float = 1.0
-) -> tuple[float, float]:
-    """(atol, rtol) of an element of `out` in a row of `length` tokens."""
+def spread(length: int, score_std: float) -> float:
+    """Root of the sum of the squared softmax weights, with room for rows that differ."""
+    return min(1.0, 2 * math.sqrt(math.exp(min(score_std**2, 50)) / max(length, 1)))
+
+
+def weights_error(dtype: torch.dtype, length: int, score_std: float) -> float:
+    """Standard deviation of what weights rounded to `dtype` add to an element of `out`."""
+    if length <= 1 or score_std == 0:  # every weight is exactly 1
+        return 0.0
     limits = LIMITS[dtype]
-    spread = min(1.0, 2 * math.sqrt(math.exp(min(score_std**2, 50)) / max(length, 1)))
+    others = min(0.5, spread(length, score_std))
+    return (limits.unit * others + limits.floor * math.sqrt(length)) / math.sqrt(3)
+
+
+def out_limits(
+    dtype: torch.dtype,
+    head_dim: int,
+    length: int,
+    score_std: float = 1.0,
+    weights_dtype: torch.dtype = torch.float32,
+) -> tuple[float, float]:
+    """(atol, rtol) of an element of `out` in a row of `length` tokens.
+
+    `weights_dtype` is what a kernel rounds its softmax weights to before they meet the values.
+    """
+    limits = LIMITS[dtype]
     sums = math.sqrt(min(length, CHUNK) / 6) + math.sqrt(length / CHUNK / 6)
-    atol = SIGMAS * U32 * spread * (score_error(head_dim, length, score_std) + sums)
+    relative = score_error(head_dim, length, score_std) + sums
+    atol = SIGMAS * U32 * spread(length, score_std) * relative
+    if weights_dtype != torch.float32:
+        atol += SIGMAS * weights_error(weights_dtype, length, score_std)
     return atol + limits.floor, limits.unit + 4 * U32
 
 

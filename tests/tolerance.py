@@ -45,10 +45,18 @@ def _position(flat: int, shape: torch.Size) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def check_out(case: DecodeCase, inputs: Inputs, got: Tensor, want: Tensor) -> None:
+def check_out(
+    case: DecodeCase,
+    inputs: Inputs,
+    got: Tensor,
+    want: Tensor,
+    weights_dtype: torch.dtype = torch.float32,
+) -> None:
     """`out` against the reference: every element, and the direction as a whole."""
-    lengths = inputs.seq_lens.tolist()
-    limits = [out_limits(case.dtype, case.head_dim, n, case.score_std) for n in lengths]
+    limits = [
+        out_limits(case.dtype, case.head_dim, length, case.score_std, weights_dtype)
+        for length in inputs.seq_lens.tolist()
+    ]
     assert got.dtype == case.dtype
     assert_near(f"{case.id}: out", got, want, bound(want, limits))
     off = misdirection(got, want)

@@ -1,1 +1,6 @@
 """Plans in numpy: what a decode's shapes decide, and who gets which part of the work."""
+
+from .explain import Explanation, explain
+from .plan import DecodeDesc
+
+__all__ = ["DecodeDesc", "Explanation", "explain"]

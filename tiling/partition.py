@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .plan import FRACTAL, DecodePlan
 
@@ -28,7 +29,7 @@ PIECE = np.dtype(
         ("first_cluster", np.int64),  # the clusters that the item's pieces are in
         ("last_cluster", np.int64),
         ("place", np.int64),  # of `begin` on the line
-        ("final", np.bool_),  # the share ends with it
+        ("final", np.bool_),  # no tokens of the share come behind it
     ]
 )
 TILE = np.dtype(
@@ -63,7 +64,7 @@ class Partition:
     pieces: np.ndarray
 
 
-def partition(seq_lens: np.ndarray, plan: DecodePlan, clusters: int) -> Partition:
+def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition:
     """Share a decode's work out among clusters.
 
     Parameters
@@ -126,7 +127,7 @@ def partition(seq_lens: np.ndarray, plan: DecodePlan, clusters: int) -> Partitio
     pieces["first_cluster"] = cluster_of(tokens_at)
     pieces["last_cluster"] = cluster_of(stop[item] - 1)
     pieces["place"] = np.maximum(begin, tokens_at)
-    pieces["final"] = end == cuts[cluster + 1]
+    pieces["final"] = cuts[cluster + 1] - end <= plan.item_cost
     return Partition(lengths, valid, cuts, pieces[pieces["begin"] < pieces["end"]])
 
 

@@ -171,7 +171,7 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> float:
     loads += 2 * (LOAD_FIXED * tokens / piece + CHUNK * tokens / tiles.chunk_tokens)
     loads += LOAD_FIXED + rows * tokens * ITEM / WEIGHTS_RATE
     key_step, _ = steps(desc, tiles)
-    stores = STORE_FIXED * (heads * math.ceil(tokens / key_step) + 1)
+    stores: float = STORE_FIXED * (heads * math.ceil(tokens / key_step) + 1)
     stores += rows * (tokens + desc.head_dim_v) * 4 / STORE_RATE
     blocks, half = math.ceil(tokens / LANES), math.ceil(rows / 2)
     vector = VECTOR_OP * (TILE_OPS + 4 * blocks) + half * (14 * blocks + desc.head_dim_v / 10)
@@ -298,8 +298,12 @@ def plan(desc: DecodeDesc) -> DecodePlan:
     Raises
     ------
     ValueError
-        No candidate fits the chip's memories.
+        A dtype that the kernel does not have, or no candidate fits the chip's memories.
     """
+    if desc.dtype not in DTYPES:
+        raise ValueError(
+            f"pa_hp.tiling: expected dtype to be {' or '.join(DTYPES)}, got {desc.dtype!r}"
+        )
     best = min(candidates(desc), key=lambda tiles: cost(desc, tiles), default=None)
     if best is None:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")

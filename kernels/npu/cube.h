@@ -87,7 +87,7 @@ class Cube {
     const bool wide = stride_head == dim || plan_.tile_heads == 1;
     const int32_t columns = wide ? plan_.tile_heads * dim : dim;
     const int32_t matrices = wide ? 1 : plan_.tile_heads;
-    const bool long_rows = stride_token > kMaxStride && rows > 1;
+    const bool long_rows = stride_token > kMaxStride;
     const bool far_heads = !wide && stride_head > kMaxStride;
     for (int32_t row = 0; row < (long_rows ? rows : 1); ++row) {
       for (int32_t head = 0; head < (far_heads ? matrices : 1); ++head) {
@@ -117,7 +117,7 @@ class Cube {
     __gm__ T* from = query_ + tile.seq * plan_.query_stride_batch +
                      static_cast<int64_t>(tile.head_group) * plan_.rows * plan_.query_stride_head;
     wait_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kQueryEvent + buffer));
-    const bool far = plan_.query_stride_head > kMaxStride && plan_.rows > 1;
+    const bool far = plan_.query_stride_head > kMaxStride;
     for (int32_t row = 0; row < (far ? plan_.rows : 1); ++row) {
       copy_gm_to_cbuf_multi_nd2nz_b16(query_at(buffer) + row * kFractal,
                                       from + row * plan_.query_stride_head, 0, 1,

@@ -84,9 +84,10 @@ class Result {
   __aicore__ void store(int32_t rows, int32_t seq, int32_t head) const {
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
+    const int64_t gap = plan_.out_stride_head - plan_.head_dim_v;  // of one row it may be anything
     copy_ubuf_to_gm_align_b16(out_ + seq * plan_.out_stride_batch + head * plan_.out_stride_head,
                               ub<T>(plan_.ub_result), 0, rows, plan_.head_dim_v * sizeof(T), 0, 0,
-                              0, (plan_.out_stride_head - plan_.head_dim_v) * sizeof(T));
+                              0, rows > 1 ? gap * sizeof(T) : 0);
     if (has_lse()) {
       copy_ubuf_to_gm_align_b32(lse_ + static_cast<int64_t>(seq) * plan_.heads + head, lse_blocks(),
                                 0, rows, sizeof(float), 0, 0, 0, 0);

@@ -82,7 +82,7 @@ class Schedule {
     tile.end = step_end(token_, most, piece_end_, chunk_tokens_);
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
-    tile.final = at_ >= end_;
+    tile.final = end_ - at_ <= item_cost_;  // what is left of the share has no tokens
     tile.piece_begin = piece_begin_;
     tile.piece_end = piece_end_;
     tile.length = piece_length_;
@@ -101,7 +101,9 @@ class Schedule {
 
  private:
   // The line's stretch of one item.
-  __aicore__ int64_t extent(int32_t length) const { return length == 0 ? 0 : item_cost_ + length; }
+  __aicore__ int64_t extent(int32_t length) const {
+    return length == 0 ? 0 : int64_t{item_cost_} + length;
+  }
   __aicore__ int32_t cluster_of(int64_t place) const {
     return static_cast<int32_t>(((place + 1) * clusters_ - 1) / total_);
   }

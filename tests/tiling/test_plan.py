@@ -289,3 +289,8 @@ def test_printed(make_desc):
 def test_a_shape_that_does_not_fit(shape, make_desc):
     with pytest.raises(ValueError, match=r"^pa_hp.tiling: expected a shape that fits .*, got Dec"):
         plan(make_desc(**shape))
+
+
+def test_a_dtype_without_a_kernel_is_named(make_desc):
+    with pytest.raises(ValueError, match="expected dtype to be float16 or bfloat16, got 'float32'"):
+        plan(make_desc(dtype="float32"))
