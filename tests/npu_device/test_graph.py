@@ -84,3 +84,21 @@ def test_task_queue(script, queue):
         TASK_QUEUE_ENABLE=queue,
     )
     assert "[15.0, 15.0, 15.0, 15.0]" in done.stdout
+
+
+def test_a_task_group_is_updated():
+    """How a serving engine gives a captured operator new host arguments."""
+    x, y = torch.ones(4, device="npu"), torch.zeros(4, device="npu")
+    graph, stream = torch.npu.NPUGraph(), torch.npu.Stream()
+    with torch.npu.graph(graph, stream=stream):
+        torch.npu.graph_task_group_begin(stream)
+        torch.mul(x, 2.0, out=y)
+        handle = torch.npu.graph_task_group_end(stream)
+    update = torch.npu.Stream()
+    for factor in (3.0, 5.0):
+        with torch.npu.stream(update):
+            torch.npu.graph_task_update_begin(update, handle)
+            torch.mul(x, factor, out=y)
+            torch.npu.graph_task_update_end(update)
+        graph.replay()
+        assert y.cpu().tolist() == [factor] * 4
