@@ -105,6 +105,10 @@ class Vector {
     }
     vcmax(tile_max, repeats == 1 ? scores : fold, rows_, 1, 1, 8, ONLY_VALUE);
     pipe_barrier(PIPE_V);
+    // Of scores that are all -inf the maximum stays finite, so that exp(score - max) is 0 and not
+    // NaN.
+    vmaxs(tile_max, tile_max, -3.4028234e38f, 1, 1, 1, 8, 8);
+    pipe_barrier(PIPE_V);
     if (first) return;
     __ubuf__ float* decay = stat(kDecay);
     vmax(tile_max, tile_max, max, 1, 1, 1, 1, 8, 8, 8);

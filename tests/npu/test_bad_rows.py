@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pa_hp
 import pytest
 import torch
 from cases import DecodeCase
@@ -106,3 +107,21 @@ def test_nothing_but_bad_rows():
     ):
         out, lse = run(case, spoilt)
         assert out.isnan().all() and lse.isnan().all()
+
+
+def test_scores_of_minus_infinity_weigh_nothing():
+    generator = torch.Generator().manual_seed(0)
+    query = torch.full((2, 1, 16), 0.5).half()
+    cache = torch.randn(2, 38, 16, 1, 16, generator=generator).half()
+    cache[0, :16] = -torch.inf  # keys of the first row's first 256 of 300 tokens
+    cache[0, 19:] = -torch.inf  # and of all of the second row's
+    table = torch.arange(38, dtype=torch.int32).view(2, 19)
+    lengths = torch.tensor([300, 300], dtype=torch.int32)
+    lse = torch.empty(2, 1)
+    inputs = (query, *cache, table, lengths)
+    out, report = pa_hp.simulate(*inputs, lse=lse, timed=False)
+    want, want_lse = pa_hp.reference(*inputs)
+    assert not report.hazards
+    assert (out[0].double() - want[0]).abs().max() < 1e-3
+    assert (lse[0].double() - want_lse[0]).abs().max() < 1e-4
+    assert out[1].isnan().all() and lse[1] == -torch.inf
