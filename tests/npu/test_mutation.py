@@ -17,7 +17,7 @@ from pa_hp.ops import simulate
 from tolerance import bits
 
 FOLDER = simulate._SOURCE.parent
-SAMPLE = 25  # sites of the thinned run
+SAMPLE = 20  # sites of the thinned run
 
 # What is not noticed, as "file function: statement".
 # Left out:

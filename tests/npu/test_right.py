@@ -48,9 +48,9 @@ def test_every_head_dim(dtype, dim):
     check(case, make(case))
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_every_group(dtype):
+def test_every_group():
     for group in range(1, 65):
+        dtype = HALVES[group % 2]
         case = DecodeCase(f"group_{group}", (130,), dtype, heads=group, kv_heads=1, head_dim=32)
         check(case, make(case))
 
