@@ -130,10 +130,9 @@ def simulate(
     if lse is not None:
         checker.expect(torch._check_value, lse.shape == (batch, heads), "lse",
                        f"of shape {[batch, heads]}", list(lse.shape))  # fmt: skip
-    words = torch.from_numpy(the_plan.pack())
     report = kernel().launch(
         clusters, 0, query, key_cache, value_cache, block_table, seq_lens, out, lse, workspace,
-        words, soc=soc if timed else None, **options,
+        the_plan.pack(), soc=soc if timed else None, **options,
     )  # fmt: skip
     if report.timeline is not None:
         ends = report.timeline.core_ends()

@@ -4,8 +4,10 @@ import ctypes
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pa_hp import build
+from pa_hp.tiling.plan import LAYOUT
 
 SOURCE = Path(build.__file__).parent / "kernels" / "npu" / "launch.cpp"
 
@@ -13,11 +15,17 @@ SOURCE = Path(build.__file__).parent / "kernels" / "npu" / "launch.cpp"
 STAND_IN = r"""
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 extern "C" { uint64_t seen[16]; int runtime_error; }
+template <class A>
+uint64_t word(A argument) {
+  if constexpr (std::is_class_v<A>) return argument.batch;
+  else return uint64_t(argument);
+}
 template <class... A>
 void record(unsigned clusters, void* stream, A... args) {
   int i = 0;
-  for (const uint64_t word : {uint64_t(clusters), uint64_t(stream), uint64_t(args)...}) {
+  for (const uint64_t word : {uint64_t(clusters), uint64_t(stream), word(args)...}) {
     seen[i++] = word;
   }
 }
@@ -54,7 +62,9 @@ def library(tmp_path_factory):
 def launch(library, lse=7, error=0):
     ctypes.c_int.in_dll(library, "runtime_error").value = error
     params = DecodeParams(1, 2, 3, 4, 5, 6, lse)
-    return library.pa_hp_npu_launch(ctypes.byref(params), 9, 8, 24, 0x57)
+    plan = np.zeros(1, LAYOUT)
+    plan["batch"] = 9
+    return library.pa_hp_npu_launch(ctypes.byref(params), plan.ctypes.data, 8, 24, 0x57)
 
 
 def seen(library):
@@ -63,7 +73,7 @@ def seen(library):
 
 def test_every_argument_in_its_place(library):
     assert launch(library) == 0
-    # clusters, stream, flags' address, tensors, workspace, plan
+    # clusters, stream, flags' address, tensors, workspace, plan by value
     assert seen(library)[:12] == [24, 0x57, 0xFF75, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 

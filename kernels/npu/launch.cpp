@@ -13,8 +13,8 @@
 extern "C" int rtGetC2cCtrlAddr(uint64_t* address, uint32_t* length);
 
 // Enqueues one decode; nothing waits. `params`: the tensors, on the device, as the plan describes
-// them (its sizes and strides are the plan's). `plan`: a DecodePlan in device memory. `workspace`:
-// clusters * ws_bytes of device memory, whatever it holds. Returns 0, or the runtime's error.
+// them (its sizes and strides are the plan's). `workspace`: clusters * ws_bytes of device memory,
+// whatever it holds. Returns 0, or the runtime's error.
 extern "C" int pa_hp_npu_launch(const pa_hp::DecodeParams* params,
                                 const pa_hp::npu::DecodePlan* plan, void* workspace,
                                 uint32_t clusters, void* stream) {
@@ -27,6 +27,6 @@ extern "C" int pa_hp_npu_launch(const pa_hp::DecodeParams* params,
   PA_HP_LAUNCH(pa_hp_decode, clusters, stream, ffts, bytes(params->query), bytes(params->key_cache),
                bytes(params->value_cache), const_cast<int32_t*>(params->block_table),
                const_cast<int32_t*>(params->seq_lens), bytes(params->out), params->lse,
-               static_cast<uint8_t*>(workspace), reinterpret_cast<int32_t*>(bytes(plan)));
+               static_cast<uint8_t*>(workspace), *plan);
   return 0;
 }

@@ -136,9 +136,10 @@ __aicore__ constexpr int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 }  // namespace pa_hp::npu
 
-// The kernel, in decode.cce. `ffts`: where cross-core flags live; `lse` may be null; `plan`: a
-// DecodePlan in 32-bit words; `workspace`: ws_bytes a cluster, whatever it holds.
+// The kernel, in decode.cce. `ffts`: where cross-core flags live; `lse` may be null; `workspace`:
+// ws_bytes a cluster, whatever it holds. The plan comes with the launch: nothing is to be uploaded,
+// and a captured graph holds its own.
 extern "C" __global__ __aicore__ void pa_hp_decode(
     uint64_t ffts, __gm__ uint8_t* query, __gm__ uint8_t* key_cache, __gm__ uint8_t* value_cache,
     __gm__ int32_t* block_table, __gm__ int32_t* seq_lens, __gm__ uint8_t* out, __gm__ float* lse,
-    __gm__ uint8_t* workspace, __gm__ int32_t* plan);
+    __gm__ uint8_t* workspace, pa_hp::npu::DecodePlan plan);

@@ -76,7 +76,8 @@ class Kernel:
         )
         self.folder = folder  # of the built halves
         # A letter an argument: p pointer, i integer, f float, d double.
-        self.signature = next(iter(self._halves.values())).pa_sim_signature().decode()
+        letters = next(iter(self._halves.values())).pa_sim_signature().decode()
+        self.signature = re.findall(r"\w\+*", letters)  # one an argument
 
     def launch(
         self,
@@ -97,9 +98,10 @@ class Kernel:
         ----------
         block_dim : int
             Number of blocks (clusters for "mix").
-        *args : Tensor, int, float or None
+        *args : Tensor, numpy array, int, float or None
             One an argument of the entry. A tensor is a pointer to its first element, and the kernel
-            may touch its storage and nothing else; None is a null pointer.
+            may touch its storage and nothing else; None is a null pointer; the bytes of an array
+            are a struct that is passed by value.
         soc : str or None
             Chip that the modelled time is for: 910B1, 910B2, 910B3 or 910B4. None models no time.
         check : bool
@@ -189,9 +191,9 @@ class Kernel:
         return report
 
     def _arguments(
-        self, args: Sequence[Tensor | int | float | None]
+        self, args: Sequence[Tensor | np.ndarray | int | float | None]
     ) -> tuple[list[int], list[tuple[int, int, bytes]]]:
-        """One word an argument, and (begin, end, name) of every tensor."""
+        """The arguments' words, and (begin, end, name) of every tensor."""
         if len(args) != len(self.signature):
             raise ValueError(
                 f"{self.entry}: expected {len(self.signature)} arguments, got {len(args)}"
@@ -214,15 +216,19 @@ class Kernel:
                 number_type = ctypes.c_float if letter == "f" else ctypes.c_double
                 raw = bytes(number_type(arg))
                 words.append(int.from_bytes(raw, "little"))
+            elif isinstance(arg, np.ndarray) and -(-arg.nbytes // 8) == letter.count("+") + 1:
+                raw = arg.tobytes().ljust(8 * len(letter), b"\0")
+                words += np.frombuffer(raw, np.uint64).tolist()
             else:
                 wanted = {
                     "p": "a CPU tensor or None",
                     "i": "an int",
                     "f": "a number",
                     "d": "a number",
-                }
+                    "s": f"a numpy array of {8 * len(letter)} bytes",
+                }[letter[0]]
                 raise ValueError(
-                    f"{self.entry}: expected argument {number} to be {wanted[letter]}, got {arg!r}"
+                    f"{self.entry}: expected argument {number} to be {wanted}, got {arg!r}"
                 )
         return words, list(regions.values())
 

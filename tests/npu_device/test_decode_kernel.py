@@ -42,14 +42,14 @@ def test_decode(launch):
     out = torch.empty_like(on_device[0])
     scale = DIM**-0.5
     the_plan = plan(simulate.describe(*tensors[:4], q, scale, CLUSTERS))
-    words = torch.from_numpy(the_plan.pack()).npu()
+    words = the_plan.pack()
     workspace = torch.empty(CLUSTERS * the_plan.ws_bytes, dtype=torch.uint8, device="npu")
     pointers = [tensor.data_ptr() for tensor in [*on_device, out]] + [0]
     params = (ctypes.c_uint64 * 64)(*pointers)
 
     def enqueue():
         stream = torch.npu.current_stream().npu_stream
-        addresses = [words.data_ptr(), workspace.data_ptr()]
+        addresses = [words.ctypes.data, workspace.data_ptr()]
         arguments = [*map(ctypes.c_void_p, addresses), CLUSTERS, ctypes.c_void_p(stream)]
         assert launch(ctypes.byref(params), *arguments) == 0
 

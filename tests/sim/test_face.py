@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pa_hp
 import pytest
 import torch
@@ -54,6 +55,28 @@ def test_teaching_kernels_build_strictly_without_a_warning(name, cores):
         command = [cxx, *flags, f"-D{toolchain.HALVES[half]}=1", str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+STRUCT = """
+#include <cstdint>
+struct Plan { int64_t a; int32_t b; float c; int32_t d; };
+extern "C" __global__ __aicore__ void run(__gm__ int64_t* out, Plan plan, int32_t last) {
+  if (block_idx != 0 || get_subblockid() != 0) return;
+  out[0] = plan.a; out[1] = plan.b; out[2] = int64_t(8 * plan.c); out[3] = plan.d; out[4] = last;
+}
+"""
+PLAN = np.dtype([("a", "<i8"), ("b", "<i4"), ("c", "<f4"), ("d", "<i4")], align=True)
+
+
+def test_a_struct_is_passed_by_value(tmp_path):
+    source = tmp_path / "struct.cce"
+    source.write_text(STRUCT)
+    kernel = sim.Kernel(source, "run", cores="aiv")
+    out = torch.zeros(5, dtype=torch.int64)
+    kernel.launch(1, out, np.array([(2**40, -3, 0.5, 7)], PLAN), -9, check=False)
+    assert out.tolist() == [2**40, -3, 4, 7, -9]
+    with pytest.raises(ValueError, match="argument 1 to be a numpy array of 24 bytes, got array"):
+        kernel.launch(1, out, np.zeros(2), -9)
 
 
 AXPY = HERE / "kernels" / "axpy.cce"

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 
 #include "../abi.h"
@@ -232,36 +234,50 @@ inline void dsb(mem_dsb_t kind, PA_SITE) { sim::data_sync_barrier(kind, site); }
 namespace sim {
 
 template <class T>
+constexpr size_t words_of() {
+  return (sizeof(T) + sizeof(uint64_t) - 1) / sizeof(uint64_t);
+}
+template <class T>
 constexpr char letter() {
   if constexpr (std::is_pointer_v<T>) return 'p';
   if constexpr (std::is_floating_point_v<T>) return sizeof(T) == 4 ? 'f' : 'd';
+  if constexpr (std::is_class_v<T>) return 's';
   return 'i';
 }
+// Reads one argument and moves on to the next; an argument begins with a word of its own.
 template <class T>
-T argument(uint64_t word) {
-  if constexpr (std::is_pointer_v<T>) return reinterpret_cast<T>(word);
-  if constexpr (std::is_same_v<T, float>) return bits_to_float(static_cast<uint32_t>(word));
-  if constexpr (std::is_same_v<T, double>) return __builtin_bit_cast(double, word);
-  if constexpr (std::is_integral_v<T>) return static_cast<T>(word);
-}
-template <class... A, size_t... I>
-void call(void (*entry)(A...), const uint64_t* words, std::index_sequence<I...>) {
-  entry(argument<A>(words[I])...);
+T argument(const uint64_t*& words) {
+  T value;
+  std::memcpy(static_cast<void*>(&value), words, sizeof(T));
+  words += words_of<T>();
+  return value;
 }
 template <class... A>
 void call(void (*entry)(A...), const uint64_t* words) {
-  call(entry, words, std::index_sequence_for<A...>{});
+  const std::tuple<A...> arguments{argument<A>(words)...};  // braces: in this order
+  std::apply(entry, arguments);
+}
+template <class... A>
+constexpr auto letters() {
+  std::array<char, (words_of<A>() + ... + 1)> text{};
+  size_t at = 0;
+  const auto add = [&](char first, size_t words) {
+    for (size_t i = 0; i < words; ++i) text[at++] = i == 0 ? first : '+';
+  };
+  (add(letter<A>(), words_of<A>()), ...);
+  return text;
 }
 template <class... A>
 const char* signature(void (*)(A...)) {
-  static const char letters[] = {letter<A>()..., '\0'};
-  return letters;
+  static constexpr auto text = letters<A...>();
+  return text.data();
 }
 
 }  // namespace sim
 
 // The simulator's toolchain appends this to a source: what the launcher calls, and a letter an
-// argument (p pointer, i integer, f float, d double) so that it can tell a wrong call.
+// argument (p pointer, i integer, f float, d double, s struct with a + for each further word) so that
+// it can tell a wrong call.
 #define PA_SIM_ENTRY(NAME)                                                                     \
   extern "C" __attribute__((visibility("default"))) void pa_sim_entry(const uint64_t* words) { \
     sim::call(&NAME, words);                                                                   \

@@ -1,6 +1,8 @@
 // The launch syntax of kernels/npu/launch.cpp on the virtual NPU; included before it.
 #pragma once
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 // Runs the kernel registered under a name, its arguments in 64-bit words.
 extern "C" int vnpu_launch(const char* name, uint32_t blocks, void* stream, const uint64_t* words,
@@ -8,8 +10,14 @@ extern "C" int vnpu_launch(const char* name, uint32_t blocks, void* stream, cons
 
 template <class... Args>
 int vnpu_launch_words(const char* name, uint32_t blocks, void* stream, Args... args) {
-  const uint64_t words[] = {uint64_t(args)...};
-  return vnpu_launch(name, blocks, stream, words, sizeof...(args));
+  std::vector<uint64_t> words;
+  const auto add = [&words](const auto& argument) {
+    const size_t at = words.size();
+    words.resize(at + (sizeof(argument) + sizeof(uint64_t) - 1) / sizeof(uint64_t));
+    std::memcpy(&words[at], &argument, sizeof(argument));
+  };
+  (add(args), ...);
+  return vnpu_launch(name, blocks, stream, words.data(), uint32_t(words.size()));
 }
 
 #define PA_HP_LAUNCH(kernel, clusters, stream, ...) \
