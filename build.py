@@ -55,6 +55,7 @@ COMPILERS = ("c++", "g++", "clang++")
 TARGETS = {
     "cpu": [
         "kernels/bind.cpp",
+        "kernels/proxy.cpp",
         "kernels/cpu/entry.cpp",
         "kernels/cpu/decode.cpp",
         "kernels/cpu/isa_baseline.cpp",
@@ -278,10 +279,12 @@ def load(target: str = "cpu") -> None:
                 f"and retry"
             ) from error
         if target == "cpu":
-            from .ops import fake, namespace
+            from .ops import fake, namespace, npu
 
+            library = ctypes.CDLL(str(path))
             if _forked:
-                ctypes.CDLL(str(path)).pa_hp_cpu_run_alone()
+                library.pa_hp_cpu_run_alone()
+            npu.install(library)
             fake.register()
             namespace.uninstall()
         loaded[target] = path

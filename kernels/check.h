@@ -48,10 +48,16 @@ inline std::string size_text(const Tensor& tensor) {
 
 // Limits that differ between backends; the rest of the rules is the same everywhere.
 struct Limits {
+  bool float32;
   int64_t head_dim_step;
   int64_t head_dim_max;
+  int64_t block_size_step;
+  int64_t block_size_max;
+  int64_t group_max;
 };
-constexpr Limits kCpuLimits{8, 576};
+constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+constexpr Limits kCpuLimits{true, 8, 576, 1, kAny, kAny};
+constexpr Limits kNpuLimits{false, 16, 256, 16, 512, 64};  // tiling/plan.py says why
 
 // Prefix of every message of one op; `op` is the name behind "pa_hp.".
 struct Checker {
@@ -103,9 +109,11 @@ struct Checker {
               const Tensor& block_table, const Tensor& seq_lens, const std::optional<double>& scale,
               const Limits& limits) const {
     const auto dtype = query.scalar_type();
-    PA_HP_EXPECT(TORCH_CHECK_TYPE,
-                 dtype == at::kHalf || dtype == at::kBFloat16 || dtype == at::kFloat, "query",
-                 "float16, bfloat16 or float32", dtype_name(dtype));
+    PA_HP_EXPECT(
+        TORCH_CHECK_TYPE,
+        dtype == at::kHalf || dtype == at::kBFloat16 || (dtype == at::kFloat && limits.float32),
+        "query", limits.float32 ? "float16, bfloat16 or float32" : "float16 or bfloat16",
+        dtype_name(dtype));
     same_dtype("key_cache", key_cache, query);
     same_dtype("value_cache", value_cache, query);
     int32("block_table", block_table);
@@ -137,6 +145,17 @@ struct Checker {
         "query.size(1)",
         "a positive multiple of " + std::to_string(key_cache.size(2)) + " (kv_heads of key_cache)",
         query.size(1));
+    const int64_t block_size = key_cache.size(1), kv_heads = key_cache.size(2);
+    PA_HP_EXPECT(TORCH_CHECK_VALUE,
+                 block_size % limits.block_size_step == 0 && block_size <= limits.block_size_max,
+                 "key_cache.size(1)",
+                 "a multiple of " + std::to_string(limits.block_size_step) + " up to " +
+                     std::to_string(limits.block_size_max) + " (block_size)",
+                 block_size);
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, query.size(1) / kv_heads <= limits.group_max, "query.size(1)",
+                 "at most " + std::to_string(limits.group_max) + " times " +
+                     std::to_string(kv_heads) + " (kv_heads of key_cache)",
+                 query.size(1));
     size("block_table", block_table, 0, query.size(0), "batch of query");
     size("seq_lens", seq_lens, 0, query.size(0), "batch of query");
 

@@ -6,11 +6,26 @@ Every check that shapes and dtypes can answer is made here as well, in the words
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_HEAD_DIM_STEP, _HEAD_DIM_MAX = 8, 576  # kCpuLimits in kernels/check.h
+
+class Limits(NamedTuple):
+    """As in kernels/check.h."""
+
+    float32: bool
+    head_dim_step: int
+    head_dim_max: int
+    block_size_step: int
+    block_size_max: int
+    group_max: int
+
+
+_ANY = 2**63 - 1
+CPU_LIMITS = Limits(True, 8, 576, 1, _ANY, _ANY)
+NPU_LIMITS = Limits(False, 16, 256, 16, 512, 64)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -18,8 +33,10 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class _Checker:
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, query: Tensor, limits: Limits | None = None) -> None:
         self.op = op
+        on_npu = query.device.type == "npu"
+        self.limits = limits or (NPU_LIMITS if on_npu else CPU_LIMITS)
 
     def expect(self, check, condition, argument, rule, value, hint="") -> None:
         check(
@@ -72,13 +89,13 @@ class _Checker:
         )
 
     def head_dim(self, name: str, tensor: Tensor) -> None:
-        dim = tensor.size(-1)
-        for condition in (dim >= 1, dim <= _HEAD_DIM_MAX, dim % _HEAD_DIM_STEP == 0):
+        dim, step, most = tensor.size(-1), self.limits.head_dim_step, self.limits.head_dim_max
+        for condition in (dim >= 1, dim <= most, dim % step == 0):
             self.expect(
                 torch._check_value,
                 condition,
                 f"{name}.size({tensor.dim() - 1})",
-                f"a multiple of {_HEAD_DIM_STEP} up to {_HEAD_DIM_MAX}",
+                f"a multiple of {step} up to {most}",
                 dim,
             )
 
@@ -97,9 +114,10 @@ class _Checker:
     def inputs(self, query, key_cache, value_cache, block_table, seq_lens) -> None:
         self.expect(
             torch._check_type,
-            query.dtype in _DTYPES,
+            query.dtype in (torch.float16, torch.bfloat16)
+            or (query.dtype == torch.float32 and self.limits.float32),
             "query",
-            "float16, bfloat16 or float32",
+            "float16, bfloat16 or float32" if self.limits.float32 else "float16 or bfloat16",
             _name(query.dtype),
         )
         self.same_dtype("key_cache", key_cache, query)
@@ -141,6 +159,22 @@ class _Checker:
                 f"a positive multiple of {kv_heads} (kv_heads of key_cache)",
                 query.size(1),
             )
+        block_size, step, most = key_cache.size(1), *self.limits[3:5]
+        for condition in (block_size % step == 0, block_size <= most):
+            self.expect(
+                torch._check_value,
+                condition,
+                "key_cache.size(1)",
+                f"a multiple of {step} up to {most} (block_size)",
+                block_size,
+            )
+        self.expect(
+            torch._check_value,
+            query.size(1) // kv_heads <= self.limits.group_max,
+            "query.size(1)",
+            f"at most {self.limits.group_max} times {kv_heads} (kv_heads of key_cache)",
+            query.size(1),
+        )
         self.size("block_table", block_table, 0, query.size(0), "batch of query")
         self.size("seq_lens", seq_lens, 0, query.size(0), "batch of query")
 
@@ -161,18 +195,18 @@ class _Checker:
 
 
 def _decode(query, key_cache, value_cache, block_table, seq_lens, *, scale=None):
-    _Checker("decode").inputs(query, key_cache, value_cache, block_table, seq_lens)
+    _Checker("decode", query).inputs(query, key_cache, value_cache, block_table, seq_lens)
     return query.new_empty((query.size(0), query.size(1), value_cache.size(3)))
 
 
 def _decode_out(query, key_cache, value_cache, block_table, seq_lens, *, scale=None, out):
-    checker = _Checker("decode_out")
+    checker = _Checker("decode_out", query)
     checker.inputs(query, key_cache, value_cache, block_table, seq_lens)
     checker.output(out, query, value_cache)
 
 
 def _decode_lse(query, key_cache, value_cache, block_table, seq_lens, *, scale=None):
-    _Checker("decode_lse").inputs(query, key_cache, value_cache, block_table, seq_lens)
+    _Checker("decode_lse", query).inputs(query, key_cache, value_cache, block_table, seq_lens)
     out = query.new_empty((query.size(0), query.size(1), value_cache.size(3)))
     return out, query.new_empty((query.size(0), query.size(1)), dtype=torch.float32)
 

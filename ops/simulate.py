@@ -13,7 +13,7 @@ from torch import Tensor
 from ..kernels import sim
 from ..kernels.sim.report import chip_parameters
 from ..tiling.plan import DecodeDesc, plan
-from .fake import _Checker
+from .fake import NPU_LIMITS, _Checker
 
 _SOURCE = Path(__file__).resolve().parent.parent / "kernels" / "npu" / "decode.cce"
 
@@ -106,7 +106,7 @@ def simulate(
     pa_hp.BuildError
         The simulator or the kernel cannot be built.
     """
-    checker = _Checker("simulate")
+    checker = _Checker("simulate", query, NPU_LIMITS)
     checker.inputs(query, key_cache, value_cache, block_table, seq_lens)
     batch, heads, _ = query.shape
     head_dim_v = value_cache.size(3)

@@ -82,7 +82,7 @@ class Kernel:
     def launch(
         self,
         block_dim: int,
-        *args: Tensor | int | float | None,
+        *args: Tensor | np.ndarray | int | float | None,
         soc: str | None = "910B2",
         check: bool = True,
         strict_visibility: bool = False,

@@ -276,8 +276,8 @@ const char* signature(void (*)(A...)) {
 }  // namespace sim
 
 // The simulator's toolchain appends this to a source: what the launcher calls, and a letter an
-// argument (p pointer, i integer, f float, d double, s struct with a + for each further word) so that
-// it can tell a wrong call.
+// argument (p pointer, i integer, f float, d double, s struct with a + for each further word) so
+// that it can tell a wrong call.
 #define PA_SIM_ENTRY(NAME)                                                                     \
   extern "C" __attribute__((visibility("default"))) void pa_sim_entry(const uint64_t* words) { \
     sim::call(&NAME, words);                                                                   \

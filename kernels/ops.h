@@ -1,0 +1,115 @@
+// The op family over a backend's kernel: checks, new outputs, parameter block, registration.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+
+#include "check.h"
+#include "params.h"
+
+namespace pa_hp {
+
+using Scale = std::optional<double>;
+
+// Backend: `limits`; accept(check, name, tensor), which may refuse a tensor that check.h has
+// passed; run(check, params, query).
+template <class Backend>
+struct Ops {
+  using Tensor = at::Tensor;
+
+  static Tensor decode(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
+                       const Tensor& block_table, const Tensor& seq_lens, Scale scale) {
+    const c10::DeviceGuard guard(query.device());
+    const check::Checker check{"decode"};
+    check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
+    Tensor out = empty_out(query, value_cache);
+    run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out, nullptr);
+    return out;
+  }
+
+  static void decode_out(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
+                         const Tensor& block_table, const Tensor& seq_lens, Scale scale,
+                         Tensor& out) {
+    const c10::DeviceGuard guard(query.device());
+    const check::Checker check{"decode_out"};
+    check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
+    check.output(out, query, key_cache, value_cache, block_table, seq_lens);
+    run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out, nullptr);
+  }
+
+  static std::tuple<Tensor, Tensor> decode_lse(const Tensor& query, const Tensor& key_cache,
+                                               const Tensor& value_cache, const Tensor& block_table,
+                                               const Tensor& seq_lens, Scale scale) {
+    const c10::DeviceGuard guard(query.device());
+    const check::Checker check{"decode_lse"};
+    check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
+    Tensor out = empty_out(query, value_cache);
+    Tensor lse = at::empty({query.size(0), query.size(1)}, query.options().dtype(at::kFloat));
+    run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out,
+        lse.mutable_data_ptr<float>());
+    return {out, lse};
+  }
+
+  static void define(torch::Library& m) {
+    m.impl("decode", TORCH_FN(decode));
+    m.impl("decode_out", TORCH_FN(decode_out));
+    m.impl("decode_lse", TORCH_FN(decode_lse));
+  }
+
+ private:
+  static Tensor empty_out(const Tensor& query, const Tensor& value_cache) {
+    return at::empty({query.size(0), query.size(1), value_cache.size(3)}, query.options());
+  }
+
+  static void run(const check::Checker& check, const Tensor& query, const Tensor& key_cache,
+                  const Tensor& value_cache, const Tensor& block_table, const Tensor& seq_lens,
+                  Scale scale, const Tensor& out, float* lse) {
+    Backend::accept(check, "query", query);
+    Backend::accept(check, "key_cache", key_cache);
+    Backend::accept(check, "value_cache", value_cache);
+    Backend::accept(check, "block_table", block_table);
+    Backend::accept(check, "seq_lens", seq_lens);
+    Backend::accept(check, "out", out);
+    DecodeParams p{};
+    p.query = query.const_data_ptr();
+    p.key_cache = key_cache.const_data_ptr();
+    p.value_cache = value_cache.const_data_ptr();
+    p.block_table = block_table.const_data_ptr<int32_t>();
+    p.seq_lens = seq_lens.const_data_ptr<int32_t>();
+    p.out = out.mutable_data_ptr();
+    p.lse = lse;
+    p.batch = query.size(0);
+    p.heads = query.size(1);
+    p.kv_heads = key_cache.size(2);
+    p.group = p.heads / p.kv_heads;
+    p.head_dim = query.size(2);
+    p.head_dim_v = value_cache.size(3);
+    p.num_blocks = key_cache.size(0);
+    p.block_size = key_cache.size(1);
+    p.max_blocks = block_table.size(1);
+    p.query_stride_batch = query.stride(0);
+    p.query_stride_head = query.stride(1);
+    p.key_stride_block = key_cache.stride(0);
+    p.key_stride_token = key_cache.stride(1);
+    p.key_stride_head = key_cache.stride(2);
+    p.value_stride_block = value_cache.stride(0);
+    p.value_stride_token = value_cache.stride(1);
+    p.value_stride_head = value_cache.stride(2);
+    p.block_table_stride = block_table.stride(0);
+    p.out_stride_batch = out.stride(0);
+    p.out_stride_head = out.stride(1);
+    p.scale = static_cast<float>(scale.value_or(1.0 / std::sqrt(static_cast<double>(p.head_dim))));
+    p.dtype = query.scalar_type() == at::kHalf       ? DType::kFloat16
+              : query.scalar_type() == at::kBFloat16 ? DType::kBFloat16
+                                                     : DType::kFloat32;
+    Backend::run(check, p, query);
+  }
+};
+
+}  // namespace pa_hp

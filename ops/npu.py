@@ -1,0 +1,85 @@
+"""The op on the NPU: its library, loaded with the first tensor from there, and its planner."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from pathlib import Path
+from typing import Any
+
+from .. import build
+from ..tiling.plan import DTYPES, DecodeDesc, plan
+
+# DecodeParams of kernels/params.h behind its seven pointers: sizes, strides, scale, dtype.
+_SHAPE = struct.Struct("@56x20qfi")
+_DTYPES = {number: name for name, number in DTYPES.items()}
+
+
+def _say(message: ctypes.c_void_p, size: int, error: Exception) -> None:
+    text = str(error).encode()[: size - 1] + b"\0"
+    ctypes.memmove(message, text, len(text))
+
+
+@ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int64)
+def _loader(message: Any, size: int) -> bool:
+    """Of kernels/proxy.cpp."""
+    try:
+        build.load("npu")
+    except Exception as error:  # all of them: nothing passes through C
+        _say(message, size, error)
+        return False
+    return True
+
+
+@ctypes.CFUNCTYPE(
+    ctypes.c_bool,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+)
+def _planner(shape: Any, clusters: int, result: Any, message: Any, size: int) -> bool:
+    """Of kernels/npu/entry.cpp."""
+    try:
+        words = plan(describe(_SHAPE.unpack(ctypes.string_at(shape, _SHAPE.size)), clusters)).pack()
+        ctypes.memmove(result, words.ctypes.data, words.nbytes)
+    except Exception as error:
+        _say(message, size, error)
+        return False
+    return True
+
+
+def describe(fields: tuple[Any, ...], clusters: int) -> DecodeDesc:
+    """What a plan depends on, from the fields of a DecodeParams behind its pointers."""
+    batch, heads, kv_heads, _group, head_dim, head_dim_v, num_blocks, block_size = fields[:8]
+    return DecodeDesc(
+        dtype=_DTYPES[fields[21]],
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_blocks=fields[8],
+        scale=fields[20],
+        clusters=clusters,
+        query_strides=fields[9:11],
+        key_strides=fields[11:14],
+        value_strides=fields[14:17],
+        block_table_stride=fields[17],
+        out_strides=fields[18:20],
+    )
+
+
+def install(library: ctypes.CDLL) -> None:
+    """Tell the library that every machine has how to load the NPU's."""
+    library.pa_hp_npu_set_loader(_loader)
+
+
+def provide(library: ctypes.CDLL, path: Path) -> None:
+    """Give the functions of the NPU's library, at `path`, to the other one."""
+    backend = ctypes.CDLL(str(path)).pa_hp_npu_backend
+    backend.restype = ctypes.c_void_p
+    library.pa_hp_npu_provide(ctypes.c_void_p(backend(_planner)))
