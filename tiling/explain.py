@@ -262,7 +262,9 @@ def explain(desc: DecodeDesc, seq_lens: ArrayLike) -> Explanation:
             f"pa_hp.tiling: expected desc to be a DecodeDesc, got {type(desc).__name__}"
         )
     the_plan = plan(desc)
-    ranked = sorted(((it, cost(desc, it)) for it in candidates(desc)), key=lambda pair: pair[1])
+    tiles = candidates(desc)
+    cycles = cost(desc, tiles)
+    ranked = [(tiles[i], float(cycles[i])) for i in np.argsort(cycles, kind="stable")]
     return Explanation(desc, the_plan, ranked, partition(seq_lens, the_plan, desc.clusters))
 
 

@@ -8,9 +8,10 @@ Lengths play no part; how they share the work out is in ``partition.py``.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ MAX_SCORES = 16384
 MERGE_ROWS = 255  # repeats of one instruction
 SLOTS = 3
 ROW_TAIL = 16
+MAX_TILE = 1024  # tokens of a chunk and of a tile
 MAX_COLUMNS = 4095  # of a store from L0C, 12 bits
 MAX_CLUSTERS = 32  # parts of an item that UB has room for in every shape
 LANES = 64
@@ -145,19 +147,28 @@ LAYOUT = np.dtype(
 
 @dataclass(frozen=True)
 class Tiles:
-    """One candidate: how much of the cache is worked on at a time."""
+    """How much of the cache is worked on at a time: one candidate, or a vector of each for many."""
 
-    tile_heads: int
-    chunk_tokens: int
-    tile_tokens: int
+    tile_heads: Any
+    chunk_tokens: Any
+    tile_tokens: Any
+
+    def __getitem__(self, index: Any) -> Tiles:
+        columns = (self.tile_heads, self.chunk_tokens, self.tile_tokens)
+        picked = (column[index] for column in columns)
+        return Tiles(*(int(n) if n.ndim == 0 else n for n in picked))
 
 
-def _round_up(value: int, to: int) -> int:
-    return -(-value // to) * to
+def _ceil_div(value: Any, by: Any) -> Any:
+    return -(-value // by)
 
 
-def cost(desc: DecodeDesc, tiles: Tiles) -> float:
-    """Cycles of a cluster for one token of one kv head.
+def _round_up(value: Any, to: int) -> Any:
+    return _ceil_div(value, to) * to
+
+
+def cost(desc: DecodeDesc, tiles: Tiles) -> Any:
+    """Cycles of a cluster for one token of one kv head; a vector of them for many candidates.
 
     The busiest of three: loads of the cube core (K, V and P; a page at a time), stores of S and O,
     and the vector cores. Then what is paid once, spread over the cluster's share: full tables are
@@ -165,18 +176,19 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> float:
     """
     heads, tokens = tiles.tile_heads, tiles.tile_tokens
     rows, width = heads * desc.group, desc.head_dim + desc.head_dim_v
-    piece = min(tiles.chunk_tokens, desc.block_size)
-    loads: float = tokens * heads * width * ITEM / LOAD_RATE
-    if heads < desc.kv_heads and heads * min(desc.head_dim, desc.head_dim_v) * ITEM < LINE:
-        loads *= 1.25  # a line's other heads are read by someone else, earlier or later
-    loads += 2 * (LOAD_FIXED * tokens / piece + CHUNK * tokens / tiles.chunk_tokens)
-    loads += LOAD_FIXED + rows * tokens * ITEM / WEIGHTS_RATE
+    piece = np.minimum(tiles.chunk_tokens, desc.block_size)
+    loads = tokens * heads * width * ITEM / LOAD_RATE
+    # A line's other heads are read by someone else, earlier or later.
+    shared = (heads < desc.kv_heads) & (heads * min(desc.head_dim, desc.head_dim_v) * ITEM < LINE)
+    loads = loads * np.where(shared, 1.25, 1)
+    loads = loads + 2 * (LOAD_FIXED * tokens / piece + CHUNK * tokens / tiles.chunk_tokens)
+    loads = loads + LOAD_FIXED + rows * tokens * ITEM / WEIGHTS_RATE
     key_step, _ = steps(desc, tiles)
-    stores: float = STORE_FIXED * (heads * math.ceil(tokens / key_step) + 1)
-    stores += rows * (tokens + desc.head_dim_v) * 4 / STORE_RATE
-    blocks, half = math.ceil(tokens / LANES), math.ceil(rows / 2)
+    stores = STORE_FIXED * (heads * _ceil_div(tokens, key_step) + 1)
+    stores = stores + rows * (tokens + desc.head_dim_v) * 4 / STORE_RATE
+    blocks, half = _ceil_div(tokens, LANES), _ceil_div(rows, 2)
     vector = VECTOR_OP * (TILE_OPS + 4 * blocks) + half * (14 * blocks + desc.head_dim_v / 10)
-    steady = max(loads, stores, vector) / (tokens * heads)
+    steady = np.maximum(np.maximum(loads, stores), vector) / (tokens * heads)
     capacity = desc.batch * desc.kv_heads * desc.max_blocks * desc.block_size / desc.clusters
     share = min(max(capacity, SHARES[0]), SHARES[1])
     parts = 1 + desc.clusters * heads / (max(desc.batch, 1) * desc.kv_heads)  # of an item, to merge
@@ -185,90 +197,98 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> float:
     return steady + once / share
 
 
-def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
+def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[Any, Any]:
     """Tokens of one product with K and of one with V: what half of L0A, L0B and L0C holds."""
     m = _round_up(desc.group, FRACTAL)
     half = L0 // 2
-    key = min(half // (desc.head_dim * ITEM), half // (m * 4), tiles.chunk_tokens)
-    value = min(half // (desc.head_dim_v * ITEM), half // (m * ITEM), tiles.chunk_tokens)
-    return key // FRACTAL * FRACTAL, value // FRACTAL * FRACTAL
+    key = min(half // (desc.head_dim * ITEM), half // (m * 4))
+    value = min(half // (desc.head_dim_v * ITEM), half // (m * ITEM))
+    chunk = tiles.chunk_tokens
+    return tuple(np.minimum(most // FRACTAL * FRACTAL, chunk) for most in (key, value))
 
 
-def candidates(desc: DecodeDesc) -> Iterator[Tiles]:
+def candidates(desc: DecodeDesc) -> Tiles:
     """Every division into heads, chunks and tiles whose buffers fit, in a fixed order.
 
     A chunk is a whole number of pages, or a page a whole number of chunks, so that a page is rarely
     loaded in two parts.
     """
-    for tile_heads in range(1, desc.kv_heads + 1):
-        if desc.kv_heads % tile_heads or tile_heads * desc.group > MAX_ROWS:
-            continue
-        pages = [desc.block_size * i for i in range(1, 1024 // desc.block_size + 1)]
-        parts = [n for n in range(16, desc.block_size, 16) if desc.block_size % n == 0]
-        for chunk in parts + pages:
-            for count in (1, 2, 3, 4, 6, 8, 12, 16, 32):
-                tiles = Tiles(tile_heads, chunk, chunk * count)
-                if tiles.tile_tokens <= 1024 and _fits(desc, tiles):
-                    yield tiles
+    # Kept for all that differs in what plays no part here: a new batch is planned in half the time.
+    rest: dict[str, Any] = {"dtype": "", "batch": 0, "num_blocks": 0, "max_blocks": 0, "scale": 0.0}
+    rest |= {f.name: () for f in fields(DecodeDesc) if "stride" in f.name}
+    return _candidates(replace(desc, **rest))
 
 
-def _fits(desc: DecodeDesc, tiles: Tiles) -> bool:
-    try:
-        _buffers(desc, tiles)
-    except ValueError:
-        return False
-    return True
+@functools.lru_cache(maxsize=256)
+def _candidates(desc: DecodeDesc) -> Tiles:
+    heads = np.arange(1, min(desc.kv_heads, MAX_ROWS // desc.group) + 1)
+    heads = heads[desc.kv_heads % heads == 0]
+    parts = np.arange(FRACTAL, desc.block_size, FRACTAL)
+    parts = parts[desc.block_size % parts == 0]
+    pages = np.arange(desc.block_size, MAX_TILE + 1, desc.block_size)
+    chunks = np.concatenate([parts, pages])[:, None]
+    counts = np.array([1, 2, 3, 4, 6, 8, 12, 16, 32])
+    chunk, count = np.nonzero(chunks * counts <= MAX_TILE)
+    chunk, count = chunks[chunk, 0], counts[count]
+    each = len(chunk)
+    tiles = Tiles(np.repeat(heads, each), *(np.tile(n, len(heads)) for n in (chunk, chunk * count)))
+    good = tiles.tile_heads * desc.group * tiles.tile_tokens <= MAX_SCORES
+    good &= tiles.tile_heads * desc.head_dim_v <= MAX_COLUMNS
+    for size, memory in _memories(desc, tiles).values():
+        good &= sum(map(_padded, memory.values())) <= size
+    return tiles[good]
 
 
-def _lay(name: str, size: int, *parts: tuple[str, int]) -> dict[str, int]:
-    """Offsets of buffers one behind the other. Raises ValueError if they do not fit."""
-    offsets, at = {}, 0
-    for part, count in parts:
-        offsets[part] = at
-        at += _round_up(count, 64)
-    if at > size:
-        raise ValueError(f"{name}: {at} of {size} bytes")
-    return offsets
+def _padded(count: Any) -> Any:
+    return _round_up(count, 64)
 
 
-def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
-    """Every buffer's place and size. Raises ValueError where one does not fit."""
+def _memories(desc: DecodeDesc, tiles: Tiles) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Bytes of every memory of a core, and of the buffers that lie in it in this order."""
     rows = tiles.tile_heads * desc.group
-    half = math.ceil(rows / 2)
-    if rows * tiles.tile_tokens > MAX_SCORES:
-        raise ValueError(f"scores: {rows} rows of {tiles.tile_tokens} of {MAX_SCORES}")
-    if tiles.tile_heads * desc.head_dim_v > MAX_COLUMNS:
-        raise ValueError(f"output: {tiles.tile_heads} heads of {desc.head_dim_v} of {MAX_COLUMNS}")
+    half = _ceil_div(rows, 2)
     pitch, m = _round_up(rows, FRACTAL), _round_up(desc.group, FRACTAL)
     # The cube reads up to 15 rows behind a head's own: they must not be another buffer's.
     spare = FRACTAL * 32
     slot = tiles.chunk_tokens * tiles.tile_heads * max(desc.head_dim, desc.head_dim_v) * ITEM
     query = pitch * desc.head_dim * ITEM + spare
     weights = pitch * _round_up(tiles.tile_tokens, FRACTAL) * ITEM + spare
-    l1 = _lay("L1", L1, ("slots", SLOTS * slot), ("query", 2 * query), ("weights", 2 * weights))
-    key_step, value_step = steps(desc, tiles)
-    if key_step == 0 or value_step == 0:
-        raise ValueError("L0: no room for 16 tokens")
-    scores = m * key_step * 4
-    l0c = _lay(
-        "L0C", L0C, ("scores", 2 * scores), ("output", tiles.tile_heads * m * desc.head_dim_v * 4)
-    )
+    scores = m * steps(desc, tiles)[0] * 4
     columns = _round_up(tiles.tile_tokens, LANES)
     row = (desc.head_dim_v + ROW_TAIL) * 4
-    ub = _lay(
-        "UB",
-        UB,
-        ("scores", half * columns * 4),
-        ("weights", half * columns * ITEM),
-        ("output", half * desc.head_dim_v * 4),
-        ("acc", _round_up(half, 8) * row),
-        ("fold", half * LANES * 4),
-        ("result", MAX_ROWS // 2 * desc.head_dim_v * ITEM),
-        ("stats", STATS * STAT_LANES * 4),
-        ("merge_weights", (MAX_ROWS // 2 + MERGE_ROWS) * 32),
-        ("merge", desc.clusters * row),
-    )
-    merge_rows = min(MERGE_ROWS, (UB - ub["merge"]) // row)
+    return {
+        "L1": (L1, {"slots": SLOTS * slot, "query": 2 * query, "weights": 2 * weights}),
+        "L0C": (
+            L0C,
+            {"scores": 2 * scores, "output": tiles.tile_heads * m * desc.head_dim_v * 4},
+        ),
+        "UB": (
+            UB,
+            {
+                "scores": half * columns * 4,
+                "weights": half * columns * ITEM,
+                "output": half * desc.head_dim_v * 4,
+                "acc": _round_up(half, 8) * row,
+                "fold": half * LANES * 4,
+                "result": MAX_ROWS // 2 * desc.head_dim_v * ITEM,
+                "stats": STATS * STAT_LANES * 4,
+                "merge_weights": (MAX_ROWS // 2 + MERGE_ROWS) * 32,
+                "merge": desc.clusters * row,
+            },
+        ),
+    }
+
+
+def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
+    """Every buffer's place and size, for one candidate."""
+    (_, l1), (_, l0c), _ = sizes = _memories(desc, tiles).values()
+    places = []
+    for _, memory in sizes:
+        ends = itertools.accumulate(map(_padded, memory.values()), initial=0)
+        places.append(dict(zip(memory, ends, strict=False)))
+    at_l1, at_l0c, at_ub = places
+    key_step, value_step = steps(desc, tiles)
+    row = (desc.head_dim_v + ROW_TAIL) * 4
     # The workspace does not depend on the tiles: rows and scores count at their largest.
     ws = {
         "weights": 2 * MAX_SCORES * 4,
@@ -276,20 +296,21 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     }
     ws["partials"] = ws["output"] + 2 * MAX_ROWS * desc.head_dim_v * 4
     ws["bytes"] = _round_up(ws["partials"] + MAX_ROWS * row, 512)
-    return {
+    found = {
         "key_step": key_step,
         "value_step": value_step,
-        "l1_slot_bytes": slot,
-        "l1_query": l1["query"],
-        "l1_query_bytes": query,
-        "l1_weights": l1["weights"],
-        "l1_weights_bytes": weights,
-        "l0c_output": l0c["output"],
-        "l0c_score_bytes": scores,
-        "merge_rows": merge_rows,
-        **{f"ub_{name}": offset for name, offset in ub.items()},
+        "l1_slot_bytes": l1["slots"] // SLOTS,
+        "l1_query": at_l1["query"],
+        "l1_query_bytes": l1["query"] // 2,
+        "l1_weights": at_l1["weights"],
+        "l1_weights_bytes": l1["weights"] // 2,
+        "l0c_output": at_l0c["output"],
+        "l0c_score_bytes": l0c["scores"] // 2,
+        "merge_rows": min(MERGE_ROWS, (UB - at_ub["merge"]) // row),
+        **{f"ub_{name}": offset for name, offset in at_ub.items()},
         **{f"ws_{name}": offset for name, offset in ws.items()},
     }
+    return {name: int(value) for name, value in found.items()}  # some are numpy's
 
 
 def _check(desc: DecodeDesc) -> None:
@@ -327,9 +348,10 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         A shape, dtype or stride that the kernel does not take.
     """
     _check(desc)
-    best = min(candidates(desc), key=lambda tiles: cost(desc, tiles), default=None)
-    if best is None:
+    tiles = candidates(desc)
+    if len(tiles.tile_heads) == 0:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")
+    best = tiles[int(np.argmin(cost(desc, tiles)))]
     rows = best.tile_heads * desc.group
     token = best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
     item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # the load of Q

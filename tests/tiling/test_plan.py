@@ -278,9 +278,27 @@ def test_strides_and_scale_are_passed_on_and_change_no_tiles(make_desc):
 def test_the_cheapest_candidate_is_taken(make_desc):
     for shape in ({}, {"batch": 1, "kv_heads": 4}, {"head_dim": 256, "head_dim_v": 64}):
         desc = make_desc(**shape)
-        the_plan, costs = plan(desc), {tiles: cost(desc, tiles) for tiles in candidates(desc)}
+        the_plan, tiles = plan(desc), candidates(desc)
+        each = [tiles[i] for i in range(len(tiles.tile_heads))]
+        costs = {one: float(cost(desc, one)) for one in each}
         chosen = plan_module.Tiles(the_plan.tile_heads, the_plan.chunk_tokens, the_plan.tile_tokens)
         assert costs[chosen] == min(costs.values())
+        assert cost(desc, tiles).tolist() == pytest.approx(list(costs.values()), rel=1e-12)
+
+
+def test_a_buffer_more_than_the_chip_has_is_no_candidate(make_desc, monkeypatch):
+    desc = make_desc()
+    before = candidates(desc)
+    for memory, size in (("L1", 300 << 10), ("UB", 100 << 10), ("L0C", 64 << 10)):
+        plan_module._candidates.cache_clear()
+        with monkeypatch.context() as change:
+            change.setattr(plan_module, memory, size)
+            fewer = candidates(desc)
+            assert 0 < len(fewer.tile_heads) < len(before.tile_heads)
+            for i in range(len(fewer.tile_heads)):
+                used = plan_module._memories(desc, fewer[i])[memory][1].values()
+                assert sum(-(-n // 64) * 64 for n in used) <= size
+    plan_module._candidates.cache_clear()
 
 
 @pytest.mark.parametrize(
