@@ -213,10 +213,15 @@ def candidates(desc: DecodeDesc) -> Tiles:
     A chunk is a whole number of pages, or a page a whole number of chunks, so that a page is rarely
     loaded in two parts.
     """
-    # Kept for all that differs in what plays no part here: a new batch is planned in half the time.
-    rest: dict[str, Any] = {"dtype": "", "batch": 0, "num_blocks": 0, "max_blocks": 0, "scale": 0.0}
-    rest |= {f.name: () for f in fields(DecodeDesc) if "stride" in f.name}
-    return _candidates(replace(desc, **rest))
+    return _candidates(replace(desc, **_NO_PART))
+
+
+# What plays no part in what fits: candidates are kept for the rest, so a new batch is planned in half
+# the time.
+_NO_PART: dict[str, Any] = {
+    **{"dtype": "", "batch": 0, "num_blocks": 0, "max_blocks": 0, "scale": 0.0},
+    **{field.name: () for field in fields(DecodeDesc) if "stride" in field.name},
+}
 
 
 @functools.lru_cache(maxsize=256)
