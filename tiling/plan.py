@@ -216,8 +216,8 @@ def candidates(desc: DecodeDesc) -> Tiles:
     return _candidates(replace(desc, **_NO_PART))
 
 
-# What plays no part in what fits: candidates are kept for the rest, so a new batch is planned in half
-# the time.
+# What plays no part in what fits: candidates are kept for the rest, so a new batch is planned in
+# half the time.
 _NO_PART: dict[str, Any] = {
     **{"dtype": "", "batch": 0, "num_blocks": 0, "max_blocks": 0, "scale": 0.0},
     **{field.name: () for field in fields(DecodeDesc) if "stride" in field.name},
