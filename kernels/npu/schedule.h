@@ -133,7 +133,8 @@ class Schedule {
       }
     }
     while (at_ < end_ && this->length(seq_) == 0) ++seq_;
-    final_ = at_ == end_ || end_ - at_ <= extent(this->length(seq_)) - this->length(seq_);
+    const int32_t following = at_ < end_ ? this->length(seq_) : 0;
+    final_ = end_ - at_ <= extent(following) - following;
   }
 
   const __gm__ int32_t* seq_lens_;
