@@ -1,10 +1,11 @@
 """Who works on what: kernels/npu/schedule.h in numpy.
 
 All (sequence, head group, token) lie on one line in that order. An item is one sequence and head
-group; before its tokens it has a stretch of ``item_cost`` places for what it costs beyond them.
-Every cluster takes an equal share of the line, cut wherever that falls. A piece is what one cluster
-has of an item, a tile at most ``tile_tokens`` of a piece. The device works the same out from the
-lengths that it finds; here it is for explanations and tests.
+group; before its tokens it has a stretch for what it costs beyond them: ``item_cost`` places, or
+what makes ``item_floor`` and a third of its tokens in all, if that is more. Every cluster takes
+an equal share of the line, cut wherever that falls. A piece is what one cluster has of an item, a
+tile at most ``tile_tokens`` of a piece. The device works the same out from the lengths that it
+finds; here it is for explanations and tests.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
         Tokens of every sequence. What is negative or more than the block table has room for is out
         of range: nobody works on it, and the kernel makes its rows NaN.
     plan : DecodePlan
-        Its batch, capacity, head_groups and item_cost count.
+        Its batch, capacity, head_groups, item_cost and item_floor count.
     clusters : int
         Clusters of the chip, at least 1.
 
@@ -98,7 +99,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     seq = np.repeat(np.flatnonzero(lengths), plan.head_groups)
     head_group = np.tile(np.arange(plan.head_groups), np.count_nonzero(lengths))
     length = lengths[seq]
-    extent = length + plan.item_cost
+    extent = np.maximum(plan.item_cost + length, plan.item_floor + length // 3)
     stop = np.cumsum(extent)
     start = stop - extent
     total = int(extent.sum())
@@ -112,7 +113,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     end = np.append(begin[1:], total) if total else begin
     cluster = np.searchsorted(cuts, begin, side="right") - 1
     item = np.searchsorted(start, begin, side="right") - 1
-    tokens_at = start[item] + plan.item_cost
+    tokens_at = stop[item] - length[item]
 
     def cluster_of(place: np.ndarray) -> np.ndarray:
         return ((place + 1) * shares - 1) // max(total, 1)
@@ -127,8 +128,11 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     pieces["first_cluster"] = cluster_of(tokens_at)
     pieces["last_cluster"] = cluster_of(stop[item] - 1)
     pieces["place"] = np.maximum(begin, tokens_at)
-    pieces["final"] = cuts[cluster + 1] - end <= plan.item_cost
-    return Partition(lengths, valid, cuts, pieces[pieces["begin"] < pieces["end"]])
+    pieces = pieces[pieces["begin"] < pieces["end"]]
+    pieces["final"] = np.append(pieces["cluster"][1:] != pieces["cluster"][:-1], True)[
+        : len(pieces)
+    ]
+    return Partition(lengths, valid, cuts, pieces)
 
 
 def tiles(part: Partition, plan: DecodePlan) -> np.ndarray:

@@ -108,6 +108,7 @@ class DecodePlan:
     key_step: int
     value_step: int
     item_cost: int
+    item_floor: int
     l1_slot_bytes: int
     l1_query: int
     l1_query_bytes: int
@@ -195,6 +196,29 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> Any:
     chunk = tiles.chunk_tokens * heads * width * ITEM / LOAD_RATE
     once = LATENCY + chunk / 16 + parts * (5 * VECTOR_OP + half * (desc.head_dim_v / 16 + 6))
     return steady + once / share
+
+
+def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
+    """What an item costs beyond its tokens, and in all if it has next to none: in tokens.
+
+    The first is the load of Q. The second is the most of three: the cube core's many small loads
+    from L1; half the way of a tile through both cores and back, as two are under way; the vector
+    cores' instructions. Its figures are fitted to the modelled times of many sequences of one token
+    (910B2; 1 to 16 kv heads a tile, 1 to 64 rows, head_dim 32 to 256), within 4 %.
+    """
+    heads, chunk = tiles.tile_heads, tiles.chunk_tokens
+    rows = heads * desc.group
+    half = math.ceil(rows / 2)
+    token = heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
+    item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
+    products = heads * (36 + 20 * desc.head_dim / FRACTAL)
+    way = 595 + products / 3 + 0.15 * half * desc.head_dim_v
+    vector = 548 + half * (5.6 + 0.196 * desc.head_dim_v)
+    # Tokens of long items beside it: with their part of P, and of the loads' fixed parts, where
+    # half the pages follow each other.
+    pages = LOAD_FIXED * (1 / min(chunk, desc.block_size) + 1 / chunk)
+    long_token = token + rows * ITEM / WEIGHTS_RATE + pages
+    return math.ceil(item / token), round(max(products, way, vector) / long_token)
 
 
 def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[Any, Any]:
@@ -358,8 +382,7 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         raise ValueError(f"pa_hp.tiling: expected a shape that fits the chip, got {desc}")
     best = tiles[int(np.argmin(cost(desc, tiles)))]
     rows = best.tile_heads * desc.group
-    token = best.tile_heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
-    item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE  # the load of Q
+    item_cost, item_floor = item_places(desc, best)
     strides = (
         *desc.query_strides,
         *desc.key_strides,
@@ -384,6 +407,7 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         rows=rows,
         chunk_tokens=best.chunk_tokens,
         tile_tokens=best.tile_tokens,
-        item_cost=math.ceil(item / token),
+        item_cost=item_cost,
+        item_floor=item_floor,
         **_buffers(desc, best),
     )

@@ -48,6 +48,7 @@ struct DecodePlan {
   int32_t key_step;      // tokens of one product with K
   int32_t value_step;    // tokens of one product with V
   int32_t item_cost;     // what an item costs beyond its tokens, as a number of tokens
+  int32_t item_floor;    // and in all, if it has next to none
 
   int32_t l1_slot_bytes;  // kSlots of them from 0 on
   int32_t l1_query;       // two of l1_query_bytes

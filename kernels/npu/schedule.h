@@ -1,7 +1,7 @@
 // Who works on what. All (sequence, head group, token) lie on one line in that order; before its
-// tokens an item (one sequence and head group) has a stretch of item_cost for what it costs beyond
-// them. Every cluster takes an equal share of the line, cut wherever that falls. Cube cores, vector
-// cores and tests use this file; tiling/partition.py is the same in numpy.
+// tokens an item (one sequence and head group) has a stretch for what it costs beyond them. Every
+// cluster takes an equal share of the line, cut wherever that falls. Cube cores, vector cores and
+// tests use this file; tiling/partition.py is the same in numpy.
 #pragma once
 
 #include "plan.h"
@@ -17,7 +17,7 @@ struct Tile {
   int32_t end;
   bool first;  // of its piece
   bool last;
-  bool final;  // the piece is the share's last
+  bool final;  // the piece is the share's last: what is left of the share has no tokens
   int32_t piece_begin;
   int32_t piece_end;
   int32_t length;         // of the sequence
@@ -41,6 +41,7 @@ class Schedule {
         capacity_(static_cast<int64_t>(plan.max_blocks) * plan.block_size),
         head_groups_(plan.head_groups),
         item_cost_(plan.item_cost),
+        item_floor_(plan.item_floor),
         chunk_tokens_(plan.chunk_tokens),
         tile_tokens_(plan.tile_tokens),
         clusters_(1) {
@@ -81,12 +82,12 @@ class Schedule {
     tile.end = step_end(token_, most, piece_end_, chunk_tokens_);
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
-    tile.final = end_ - at_ <= item_cost_;  // what is left of the share has no tokens
+    tile.final = final_;
     tile.piece_begin = piece_begin_;
     tile.piece_end = piece_end_;
     tile.length = piece_length_;
-    tile.first_cluster = cluster_of(piece_start_ + item_cost_);
-    tile.last_cluster = cluster_of(piece_start_ + extent(piece_length_) - 1);
+    tile.first_cluster = cluster_of(piece_stop_ - piece_length_);
+    tile.last_cluster = cluster_of(piece_stop_ - 1);
     token_ = tile.end;
     return true;
   }
@@ -98,9 +99,13 @@ class Schedule {
   }
 
  private:
-  // The line's stretch of one item.
+  // The line's stretch of one item; its tokens are the end of it. A short one takes the time of its
+  // signals and small instructions, which hide most of its loads: two thirds, about.
   __aicore__ int64_t extent(int32_t length) const {
-    return length == 0 ? 0 : int64_t{item_cost_} + length;
+    if (length == 0) return 0;
+    const int64_t work = int64_t{item_cost_} + length;
+    const int64_t wait = int64_t{item_floor_} + length / 3;
+    return work > wait ? work : wait;
   }
   __aicore__ int32_t cluster_of(int64_t place) const {
     return static_cast<int32_t>(((place + 1) * clusters_ - 1) / total_);
@@ -109,24 +114,27 @@ class Schedule {
   __aicore__ void next_piece() {
     const int32_t length = this->length(seq_);
     const int64_t item = extent(length);
-    const int64_t tokens_at = item_start_ + item_cost_;
+    const int64_t tokens_at = item_start_ + item - length;
     const int64_t stop = end_ < item_start_ + item ? end_ : item_start_ + item;
     const int64_t from = at_ > tokens_at ? at_ - tokens_at : 0;
     const int64_t to = stop > tokens_at ? stop - tokens_at : 0;
     piece_seq_ = seq_;
     piece_head_group_ = head_group_;
-    piece_start_ = item_start_;
+    piece_stop_ = item_start_ + item;
     piece_length_ = length;
     token_ = piece_begin_ = static_cast<int32_t>(from);
     piece_end_ = static_cast<int32_t>(to);
     if (at_ < stop) at_ = stop;
     if (at_ == item_start_ + item) {
       item_start_ += item;
-      if (++head_group_ == head_groups_ || item == 0) {
+      if (++head_group_ == head_groups_) {
         head_group_ = 0;
         ++seq_;
       }
     }
+    while (at_ < end_ && this->length(seq_) == 0) ++seq_;
+    const int32_t following = at_ < end_ ? this->length(seq_) : 0;
+    final_ = end_ - at_ <= extent(following) - following;
   }
 
   const __gm__ int32_t* seq_lens_;
@@ -134,6 +142,7 @@ class Schedule {
   int64_t capacity_;
   int32_t head_groups_;
   int32_t item_cost_;
+  int32_t item_floor_;
   int32_t chunk_tokens_;
   int32_t tile_tokens_;
   int64_t clusters_;
@@ -145,10 +154,11 @@ class Schedule {
   int64_t item_start_ = 0;
   int32_t piece_seq_ = 0;
   int32_t piece_head_group_ = 0;
-  int64_t piece_start_ = 0;
+  int64_t piece_stop_ = 0;  // of the whole item
   int32_t piece_length_ = 0;
   int32_t piece_begin_ = 0;
   int32_t piece_end_ = 0;
+  bool final_ = false;
   int32_t token_ = 0;
 };
 

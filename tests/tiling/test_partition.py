@@ -67,6 +67,7 @@ def random_plan(rng, base, batch, block_size, max_blocks):
         max_blocks=max_blocks,
         head_groups=int(rng.choice([1, 1, 2, 3, 5, 8, 16])),
         item_cost=int(rng.choice([1, 2, 5, 17, 40, 300])),
+        item_floor=int(rng.choice([1, 3, 12, 45, 90, 400])),
         chunk_tokens=chunk,
         tile_tokens=chunk * int(rng.choice([1, 2, 3, 4, 8, 32])),
     )
@@ -104,7 +105,11 @@ def check_properties(part, the_plan, seq_lens, clusters):
     shares, cluster = np.diff(part.cuts), pieces["cluster"]
     assert 1 <= len(shares) <= clusters
     assert shares.max() - shares.min() <= 1
-    assert shares.sum() == (the_plan.item_cost * len(worked_on) + part.lengths.sum()) * groups
+    of_items = [
+        max(the_plan.item_cost + length, the_plan.item_floor + length // 3)
+        for length in seq_lens[worked_on].tolist()
+    ]
+    assert shares.sum() == sum(of_items) * groups
     assert (part.cuts[cluster] <= pieces["place"]).all()
     place_end = pieces["place"] + pieces["end"] - pieces["begin"]
     assert (place_end <= part.cuts[cluster + 1]).all()
@@ -157,7 +162,7 @@ def test_no_work(lengths, device_tiles, make_desc):
 
 
 def test_little_work_is_not_cut_for_every_cluster(make_desc):
-    the_plan = replace(plan(make_desc()), batch=1, head_groups=1, item_cost=4)
+    the_plan = replace(plan(make_desc()), batch=1, head_groups=1, item_cost=4, item_floor=20)
     part = partition(np.array([100]), the_plan, 24)
     np.testing.assert_array_equal(part.cuts, [0, 17, 34, 52, 69, 86, 104])
     np.testing.assert_array_equal(part.pieces["end"], [13, 30, 48, 65, 82, 100])

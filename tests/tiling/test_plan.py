@@ -170,6 +170,7 @@ def check_sizes(desc, p):
     assert 0 < p.key_step <= p.chunk_tokens
     assert 0 < p.value_step <= p.chunk_tokens
     assert p.item_cost >= 1
+    assert p.item_floor >= 1
     assert p.merge_rows >= desc.clusters
 
 
