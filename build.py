@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -62,6 +63,7 @@ TARGETS = {
         "kernels/cpu/isa_avx2.cpp",
     ],
     "bench": ["bench/read_pages.cpp"],
+    "npu": ["kernels/npu/entry.cpp"],
 }
 
 # Commands to build with: those of one list run side by side, the lists one after the other.
@@ -116,17 +118,23 @@ def flags() -> list[str]:
 def key_lines(target: str = "cpu") -> list[str]:
     """Everything that decides the binary of `target`, one fact a line."""
     folders = sorted({(ROOT / source).parent for source in TARGETS[target]})
-    return [
+    lines = [
         f"target {target}",
         f"torch {torch.__version__}",
         *tool_lines(compiler(), flags()),
         *file_lines(path for folder in folders for path in sources_in(folder)),
     ]
+    if target == "npu":
+        from .kernels.npu import toolchain
+
+        lines += toolchain.key_lines(toolchain.find(), toolchain.torch_npu())
+    return lines
 
 
 def sources_in(folder: Path) -> list[Path]:
-    """C++ sources and headers of `folder`, not of the folders in it."""
-    return [path for path in sorted(folder.iterdir()) if path.suffix in {".cpp", ".h", ".inl"}]
+    """C++ and CCE sources and headers of `folder`, not of the folders in it."""
+    suffixes = {".cpp", ".h", ".inl", ".cce"}
+    return [path for path in sorted(folder.iterdir()) if path.suffix in suffixes]
 
 
 def tool_lines(cxx: str, flags: Sequence[str]) -> list[str]:
@@ -181,8 +189,14 @@ def build(target: str = "cpu") -> Path:
     sources = [str(ROOT / source) for source in TARGETS[target]]
 
     def stages(work: Path) -> list[list[list[str]]]:
-        arguments = [name, str(work), str(len(sources)), *sources, *flags()]
-        return [[[sys.executable, "-c", _CHILD, *arguments]]]
+        if target != "npu":
+            return [[_extension(name, work, sources, flags())]]
+        from .kernels.npu import toolchain
+
+        found = toolchain.find()
+        extra, link = toolchain.flags(found, toolchain.torch_npu())
+        launch = [*found.compile, "-o", str(work / toolchain.LAUNCH)]
+        return [[launch], [_extension(name, work, sources, [*flags(), *extra], link)]]
 
     return cached(target, key_lines(target), stages) / LIBRARY
 
@@ -267,12 +281,19 @@ def load(target: str = "cpu") -> None:
     """Build `target` if need be and load it, once per process. Thread-safe. Raises BuildError."""
     if target in loaded:
         return
+    if target == "npu":
+        load("cpu")  # which has the schemas
     with _load_lock:
         if target in loaded:
             return
         path = build(target)
         try:
-            torch.ops.load_library(str(path))
+            if target == "npu":
+                from .ops import npu
+
+                npu.provide(ctypes.CDLL(str(loaded["cpu"])), ctypes.CDLL(str(path)))
+            else:
+                torch.ops.load_library(str(path))
         except OSError as error:
             raise BuildError(
                 f"pa_hp: expected {path} to load, got: {error}; run `python -m pa_hp build clean` "
@@ -381,17 +402,27 @@ def _lock(entry: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _extension(
+    name: str, work: Path, sources: list[str], flags: list[str], link: list[str] | None = None
+) -> list[str]:
+    """Command that builds a torch extension; with `link` it is linked and not loaded."""
+    shared = [flag for flag in flags if flag.startswith(("-fsanitize", "-fopenmp"))]
+    loads = link is None and not any(flag.startswith("-fsanitize") for flag in shared)
+    facts = [name, str(work), sources, flags, shared + (link or []), loads]
+    return [sys.executable, "-c", _CHILD, json.dumps(facts)]
+
+
 # Runs in a child: a crash or a kill of the compiler cannot hurt the caller, and all output is ours.
-# cpp_extension loads what it built, so a library with a symbol missing is never kept; a sanitized
-# one cannot be loaded into a process that started without the sanitizer's runtime.
+# cpp_extension loads what it built, so a library with a symbol missing is never kept. A sanitized
+# one cannot be loaded into a process that started without the sanitizer's runtime, nor the NPU's
+# where there is no NPU.
 _CHILD = """
+import json
 import sys
 import torch
 from torch.utils.cpp_extension import load
-name, directory, count = sys.argv[1:4]
-sources, flags = sys.argv[4:4 + int(count)], sys.argv[4 + int(count):]
-link = [flag for flag in flags if flag.startswith(("-fsanitize", "-fopenmp"))]
-if any(flag.startswith("-fsanitize") for flag in link):
+name, directory, sources, flags, link, loads = json.loads(sys.argv[1])
+if not loads:
     torch.ops.load_library = lambda path: None
 load(name=name, sources=sources, extra_cflags=flags, extra_ldflags=link, build_directory=directory,
      is_python_module=False, verbose=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from pathlib import Path
 from typing import Any
 
 from .. import build
+from ..kernels.npu import toolchain
 from ..tiling.plan import DTYPES, DecodeDesc, plan
 
 # DecodeParams of kernels/params.h behind its seven pointers: sizes, strides, scale, dtype.
@@ -78,8 +78,17 @@ def install(library: ctypes.CDLL) -> None:
     library.pa_hp_npu_set_loader(_loader)
 
 
-def provide(library: ctypes.CDLL, path: Path) -> None:
-    """Give the functions of the NPU's library, at `path`, to the other one."""
-    backend = ctypes.CDLL(str(path)).pa_hp_npu_backend
-    backend.restype = ctypes.c_void_p
-    library.pa_hp_npu_provide(ctypes.c_void_p(backend(_planner)))
+def provide(library: ctypes.CDLL, backend: ctypes.CDLL) -> None:
+    """Give the functions of the NPU's library to the one that every machine has.
+
+    Raises BuildError on a chip that the kernel is not for.
+    """
+    backend.pa_hp_npu_soc.restype = ctypes.c_char_p
+    toolchain.expect_soc(backend.pa_hp_npu_soc().decode())
+    if toolchain.find().name == "simulator":
+        from ..kernels.sim import vnpu
+        from .simulate import kernel
+
+        vnpu.register(kernel())
+    backend.pa_hp_npu_backend.restype = ctypes.c_void_p
+    library.pa_hp_npu_provide(ctypes.c_void_p(backend.pa_hp_npu_backend(_planner)))

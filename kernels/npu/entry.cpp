@@ -1,6 +1,7 @@
 // A decode on the NPU: a plan for every shape, kept here; workspace, stream and task queue of
 // torch_npu. Nothing waits for the device, and nothing reads what lies on it.
 #include <acl/acl_base.h>
+#include <acl/acl_rt.h>
 #include <torch_npu/csrc/core/npu/NPUFormat.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 #include <torch_npu/csrc/framework/OpCommand.h>
@@ -119,6 +120,12 @@ extern "C" __attribute__((visibility("default"))) const pa_hp::npu::Backend* pa_
   static const pa_hp::npu::Backend backend{pa_hp::npu::accept, pa_hp::npu::run};
   pa_hp::npu::planner = planner;
   return &backend;
+}
+
+// What aclrtGetSocName calls the chip.
+extern "C" __attribute__((visibility("default"))) const char* pa_hp_npu_soc() {
+  const char* const name = aclrtGetSocName();
+  return name == nullptr ? "none" : name;
 }
 
 // The next call of every shape plans anew.

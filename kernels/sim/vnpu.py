@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ... import build
+from ..npu.toolchain import HOME_VARIABLES
 from . import Kernel, toolchain
 from .report import chip_names, chip_parameters
 
@@ -315,6 +316,9 @@ def command(arguments: argparse.Namespace) -> int:
     values = {**os.environ, **settings(arguments, folder, [library, aclnn])}
     # An outer tool's hold on Python would take the environment's packages away.
     values.pop("PYTHONHOME", None)
+    # A CANN of this machine compiles for the chip.
+    for variable in HOME_VARIABLES:
+        values.pop(variable, None)
     sys.stdout.flush()
     try:
         os.execvpe(arguments.cmd[0], arguments.cmd, values)

@@ -1,0 +1,1 @@
+"""The NPU kernel, and who compiles it."""

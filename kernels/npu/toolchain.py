@@ -1,0 +1,184 @@
+"""The NPU's library, and who compiles the kernel for it: found, not configured.
+
+CANN's compiler bisheng where there is one, else the simulator's if the virtual NPU is active.
+Either makes one library of ``launch.cpp`` and ``decode.cce``, which exports ``pa_hp_npu_launch``;
+the torch extension (``entry.cpp``) is linked with it.
+
+How bisheng is called is what public kernels in raw CCE for the same chips do: one translation unit
+with the kernel and its launch, ``-xcce``, which includes the language's headers
+(learning-chip/atb_standalone, compile.sh; huawei-csl/pto-dsl, examples/aot; ``__aicore__`` is the
+one word that those headers lack). Struct arguments by value: hicann/catlass, kernel_adapter.hpp.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import build
+
+ROOT = Path(__file__).resolve().parent
+HOME_VARIABLES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+PREFIXES = (
+    "/usr/local/Ascend/ascend-toolkit/latest",
+    "/usr/local/Ascend/cann",
+    "/usr/local/Ascend/latest",
+    "~/Ascend/ascend-toolkit/latest",
+    "~/Ascend/cann",
+)
+# Chips of the architecture dav-2201, by the beginning of what aclrtGetSocName calls them.
+SOCS = {"Ascend910B": "A2", "Ascend910_93": "A3"}
+LAUNCH = "libpa_hp_launch.so"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Who compiles the kernel.
+
+    Attributes
+    ----------
+    name : str
+        "bisheng" or "simulator".
+    facts : tuple of str
+        What the key of the build has to name.
+    compile : tuple of str
+        Command that makes `LAUNCH`; its output file is to be added.
+    link : tuple of str
+        Flags for linking with the CANN runtime.
+    """
+
+    name: str
+    facts: tuple[str, ...]
+    compile: tuple[str, ...]
+    link: tuple[str, ...]
+
+
+def find() -> Toolchain:
+    """Who compiles the kernel for the device "npu". Raises BuildError if nobody does."""
+    for variable in HOME_VARIABLES:
+        if os.environ.get(variable):
+            return _bisheng(Path(os.environ[variable]), variable)
+    if os.environ.get("PA_HP_VNPU"):
+        return _simulator(Path(os.environ["PA_HP_VNPU"]))
+    for prefix in PREFIXES:
+        home = Path(os.path.expanduser(prefix))
+        if home.is_dir():
+            return _bisheng(home, "default prefix")
+    raise build.BuildError(
+        f"pa_hp: expected CANN for the device npu, got none (looked at {', '.join(HOME_VARIABLES)} "
+        f"and {', '.join(PREFIXES)}); source CANN's set_env.sh, or run in `python -m pa_hp vnpu`"
+    )
+
+
+def _bisheng(home: Path, found_by: str) -> Toolchain:
+    """CANN's compiler. Raises BuildError with what is missing."""
+
+    def expect(good: bool, what: str, value: object) -> None:
+        if not good:
+            raise build.BuildError(
+                f"pa_hp: expected {what}, got {value} (CANN by {found_by}: {home}); install the "
+                f"CANN toolkit, 8.0 or later, and source its set_env.sh"
+            )
+
+    expect(home.is_dir(), "CANN's directory", "none")
+    machine = f"{platform.machine()}-linux"
+    folders = [home / "bin", home / "compiler" / "bin", home / "compiler" / "ccec_compiler" / "bin"]
+    folders += [
+        home / machine / "ccec_compiler" / "bin",
+        home / "tools" / "bisheng_compiler" / "bin",
+    ]
+    where = os.pathsep.join(map(str, folders))
+    program = shutil.which("bisheng", path=where)
+    expect(program is not None, f"bisheng in one of {where}", "none")
+    assert program is not None
+    for header in ("include/acl/acl.h",):
+        expect((home / header).is_file(), f"CANN's header {header}", "none")
+    version = _version(home)
+    expect(
+        version is not None, "CANN's version in version.cfg or ascend_toolkit_install.info", "none"
+    )
+    assert version is not None
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, f"`{program} --version` to print a version", done.stderr)
+    # The newer name of the same architecture came with 8.5.
+    new = tuple(map(int, version.split(".")[:2])) >= (8, 5)
+    arch = "--npu-arch=dav-2201" if new else "--cce-aicore-arch=dav-c220"
+    command = [program, "-fPIC", "-shared", "-xcce", "-O2", "-std=c++17", arch]
+    command += ["-D__aicore__=[aicore]", f"-I{home}/include", f"-I{ROOT}"]
+    command += ["-include", str(ROOT / "decode.cce"), str(ROOT / "launch.cpp")]
+    link = (f"-L{home}/lib64", f"-Wl,-rpath,{home}/lib64", "-lascendcl", "-lruntime")
+    facts = (f"cann {version}", f"bisheng {program}: {done.stdout.splitlines()[:1]}")
+    return Toolchain("bisheng", facts, (*command, *link), link)
+
+
+def _version(home: Path) -> str | None:
+    """CANN's version, such as 8.5.0, from the files that its installers have left."""
+    names = ["version.cfg", "version.info", "compiler/version.info", "runtime/version.info"]
+    names += [f"{platform.machine()}-linux/ascend_toolkit_install.info"]
+    for name in names:
+        try:
+            text = (home / name).read_text(errors="replace")
+        except OSError:
+            continue
+        found = re.search(r"(?im)version[^=\n]*=\D*(\d+\.\d+(?:\.\w+)*)", text)
+        if found is not None:
+            return found[1]
+    return None
+
+
+def _simulator(runtime: Path) -> Toolchain:
+    """The host's compiler; the kernel is built when it is registered."""
+    cxx = build.compiler()
+    launch = ROOT.parent / "sim" / "runtime" / "launch.h"
+    command = (cxx, "-fPIC", "-shared", "-O2", "-std=c++17", "-include", str(launch))
+    link = (f"-L{runtime}", "-lascendcl")
+    facts = (f"simulator {runtime.name}", *build.file_lines([launch]))
+    return Toolchain("simulator", facts, (*command, str(ROOT / "launch.cpp"), *link), link)
+
+
+def torch_npu() -> Path:
+    """Directory of torch_npu, which need not be imported. Raises BuildError if there is none."""
+    spec = importlib.util.find_spec("torch_npu")
+    if spec is None or spec.origin is None:
+        raise build.BuildError(
+            "pa_hp: expected torch_npu to be installed for the device npu, got none; "
+            "pip install torch_npu, in the version of torch"
+        )
+    return Path(spec.origin).parent
+
+
+def expect_soc(name: str) -> None:
+    """Raise BuildError unless a chip, as aclrtGetSocName calls it, can run the kernel."""
+    if not name.startswith(tuple(SOCS)):
+        known = " or ".join(f"{soc}* ({series})" for soc, series in SOCS.items())
+        raise build.BuildError(f"pa_hp: expected a chip {known} for the device npu, got {name}")
+
+
+def key_lines(toolchain: Toolchain, package: Path) -> list[str]:
+    """Everything that decides the library, one fact a line."""
+    version = package / "version.py"
+    folders = [ROOT, ROOT.parent]
+    return [
+        *build.file_lines([version] if version.is_file() else []),
+        *toolchain.facts,
+        f"command {' '.join(toolchain.compile)}",
+        f"extension {flags(toolchain, package)}",
+        *build.file_lines(path for folder in folders for path in build.sources_in(folder)),
+    ]
+
+
+def flags(toolchain: Toolchain, package: Path) -> tuple[list[str], list[str]]:
+    """Flags of the torch extension: to compile and to link."""
+    include = package / "include"
+    system = [include, include / "third_party" / "acl" / "inc"]
+    compile_flags = [word for folder in system for word in ("-isystem", str(folder))]
+    link = [f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}", "-ltorch_npu"]
+    # Beside the extension, wherever the finished cache entry is; ninja and a shell read the dollar.
+    link += ["-L.", f"-l:{LAUNCH}", "-Wl,-rpath,'$$ORIGIN'", *toolchain.link]
+    return compile_flags, link
