@@ -12,6 +12,7 @@ import torch
 
 from . import __version__, build
 from .bench import decode, demo, npu, suites
+from .kernels.npu import toolchain
 from .kernels.sim import cli as sim
 from .kernels.sim import vnpu
 
@@ -36,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     bench_parser = add("bench", bench_text)
     suites.add_arguments(bench_parser)
 
-    build_parser = add("build", "Build the native library, print its key, or empty the cache.")
-    build_parser.add_argument("what", nargs="?", choices=["cpu", "clean", "key"], default="cpu")
+    build_parser = add("build", "Build a native library, print the key, or empty the cache.")
+    build_parser.add_argument(
+        "what", nargs="?", choices=["cpu", "npu", "clean", "key"], default="cpu"
+    )
 
     sim_parser = add("sim", "Run a kernel on the modelled chip; nothing is measured.")
     sim_commands = sim_parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
@@ -78,7 +81,7 @@ def _build(what: str) -> int:
     elif what == "clean":
         print(f"emptied {build.clean()}")
     else:
-        print(build.build())
+        print(build.build(what))
     return 0
 
 
@@ -101,6 +104,10 @@ def _info(as_json: bool) -> int:
         facts["simd"] = build.cpu_isa()
     except build.BuildError as error:
         problem = error
+    try:
+        facts["npu"] = ", ".join([(found := toolchain.find()).name, *found.facts])
+    except build.BuildError as error:
+        facts["npu"] = str(error).removeprefix("pa_hp: ")
     print(json.dumps(facts) if as_json else "\n".join(f"{k:<12}{v}" for k, v in facts.items()))
     if problem is not None:
         raise problem

@@ -100,9 +100,7 @@ def _bisheng(home: Path, found_by: str) -> Toolchain:
     for header in ("include/acl/acl.h",):
         expect((home / header).is_file(), f"CANN's header {header}", "none")
     version = _version(home)
-    expect(
-        version is not None, "CANN's version in version.cfg or ascend_toolkit_install.info", "none"
-    )
+    expect(version is not None, "CANN's version in its version.cfg", "none")
     assert version is not None
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     expect(done.returncode == 0, f"`{program} --version` to print a version", done.stderr)
