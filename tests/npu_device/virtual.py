@@ -1,8 +1,16 @@
-"""The virtual NPU's side door: what only a test may ask of it."""
+"""What the tests share: tensors on the device, and the virtual NPU's side door."""
 
 import ctypes
 import os
 from pathlib import Path
+
+import torch
+
+
+def on_device(tensor, device="npu"):
+    """A copy with the strides and the storage offset of `tensor`."""
+    whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+    return whole.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 class Runtime:
