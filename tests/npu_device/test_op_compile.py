@@ -78,7 +78,7 @@ def test_decode_out_writes_the_callers_buffer(backend):
 
 @pytest.fixture(scope="module")
 def triton() -> Path:
-    """A directory with triton-ascend; no part of the environment, where all of torch would see it."""
+    """A directory with triton-ascend, not the environment: there all of torch would see it."""
     folder = Path(os.environ["VIRTUAL_ENV"]) / "-".join(TRITON)
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=folder.parent) as work:
@@ -92,7 +92,7 @@ def triton() -> Path:
 
 
 def test_inductor(python, triton):
-    """With triton-ascend, whose compiler a machine without CANN lacks: every other op falls back."""
+    """With triton-ascend; its compiler is CANN's, so that every other op falls back."""
     here = Path(__file__).parent
     path = [triton, here, here.parent, os.environ.get("PYTHONPATH", "")]
     done = python(
