@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,14 +134,16 @@ class DecodePlan:
 
     def pack(self) -> np.ndarray:
         """The C struct, as int32 words."""
-        return np.array([tuple(getattr(self, f.name) for f in fields(self))], LAYOUT).view(np.int32)
+        return np.array([_VALUES(self)], LAYOUT).view(np.int32)
 
 
 STRIDES = 11  # fields of 64 bits; the rest has 32
+_NAMES = [f.name for f in fields(DecodePlan)]
+_VALUES = operator.attrgetter(*_NAMES)
 LAYOUT = np.dtype(
     [
-        (f.name, "<i8" if i < STRIDES else "<f4" if f.name == "scale" else "<i4")
-        for i, f in enumerate(fields(DecodePlan))
+        (name, "<i8" if i < STRIDES else "<f4" if name == "scale" else "<i4")
+        for i, name in enumerate(_NAMES)
     ],
     align=True,  # as C has it
 )
@@ -240,8 +243,8 @@ def candidates(desc: DecodeDesc) -> Tiles:
     return _candidates(replace(desc, **_NO_PART))
 
 
-# What plays no part in what fits: candidates are kept for the rest, so a new batch is planned in
-# half the time.
+# What plays no part in what fits: candidates and buffers are kept for the rest, so a new batch is
+# planned in half the time.
 _NO_PART: dict[str, Any] = {
     **{"dtype": "", "batch": 0, "num_blocks": 0, "max_blocks": 0, "scale": 0.0},
     **{field.name: () for field in fields(DecodeDesc) if "stride" in field.name},
@@ -308,6 +311,7 @@ def _memories(desc: DecodeDesc, tiles: Tiles) -> dict[str, tuple[int, dict[str, 
     }
 
 
+@functools.lru_cache(maxsize=256)
 def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     """Every buffer's place and size, for one candidate."""
     (_, l1), (_, l0c), _ = sizes = _memories(desc, tiles).values()
@@ -391,7 +395,7 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         *desc.out_strides,
     )
     return DecodePlan(
-        **{f.name: stride for f, stride in zip(fields(DecodePlan), strides, strict=False)},
+        **dict(zip(_NAMES, strides, strict=False)),
         dtype=DTYPES[desc.dtype],
         batch=desc.batch,
         heads=desc.heads,
@@ -409,5 +413,5 @@ def plan(desc: DecodeDesc) -> DecodePlan:
         tile_tokens=best.tile_tokens,
         item_cost=item_cost,
         item_floor=item_floor,
-        **_buffers(desc, best),
+        **_buffers(replace(desc, **_NO_PART), best),
     )

@@ -103,11 +103,11 @@ void run(const DecodeParams& params, const at::Tensor& query) {
   const Planned planned = plan_of(shape);
   // Given back when this function ends: whatever has the memory next is behind the kernel on the
   // same stream.
-  const at::Tensor workspace = at::empty({int64_t{planned.clusters} * planned.plan.ws_bytes},
-                                         query.options().dtype(at::kByte));
+  const size_t bytes = size_t{planned.clusters} * planned.plan.ws_bytes;
+  const c10::DataPtr workspace = c10::GetAllocator(c10::DeviceType::PrivateUse1)->allocate(bytes);
   void* const stream = c10_npu::getCurrentNPUStream().stream(false);  // does not empty the queue
   at_npu::native::OpCommand::RunOpApiV2(
-      "pa_hp_decode", [params, planned, at = workspace.mutable_data_ptr(), stream] {
+      "pa_hp_decode", [params, planned, at = workspace.get(), stream] {
         return pa_hp_npu_launch(&params, &planned.plan, at, planned.clusters, stream);
       });
 }

@@ -1,8 +1,17 @@
-"""The virtual NPU's side door: what only a test may ask of it."""
+"""What the tests share: tensors on the device, and the virtual NPU's side door."""
 
+import contextlib
 import ctypes
 import os
 from pathlib import Path
+
+import torch
+
+
+def on_device(tensor, device="npu"):
+    """A copy with the strides and the storage offset of `tensor`."""
+    whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+    return whole.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 class Runtime:
@@ -16,6 +25,17 @@ class Runtime:
         """Keep a stream busy."""
         pointer = ctypes.c_void_p(stream.npu_stream)
         assert self.library.vnpu_delay(pointer, ctypes.c_int64(1000 * milliseconds)) == 0
+
+    @contextlib.contextmanager
+    def no_tasks(self):
+        """Tasks are taken and not run: what remains is the host's work. No events within."""
+        torch.npu.synchronize()
+        self.library.vnpu_drop_tasks(ctypes.c_bool(True))
+        try:
+            yield
+        finally:
+            torch.npu.synchronize()
+            self.library.vnpu_drop_tasks(ctypes.c_bool(False))
 
     def counter(self, name):
         """How often it happened in this process: see Counters in runtime.h."""

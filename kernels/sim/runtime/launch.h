@@ -11,6 +11,7 @@ extern "C" int vnpu_launch(const char* name, uint32_t blocks, void* stream, cons
 template <class... Args>
 int vnpu_launch_words(const char* name, uint32_t blocks, void* stream, Args... args) {
   std::vector<uint64_t> words;
+  words.reserve(((sizeof(args) / sizeof(uint64_t) + 1) + ...));
   const auto add = [&words](const auto& argument) {
     const size_t at = words.size();
     words.resize(at + (sizeof(argument) + sizeof(uint64_t) - 1) / sizeof(uint64_t));

@@ -27,6 +27,7 @@ struct Counters {
   std::atomic<uint64_t> synchronise{0}, device_to_host{0}, host_to_device{0}, malloc{0}, tasks{0};
 };
 extern Counters g_counters;
+extern std::atomic<bool> g_dropping;  // see vnpu_drop_tasks
 
 // A point of a stream that others can wait for: an event's record makes a new one.
 struct Mark {
