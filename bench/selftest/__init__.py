@@ -85,6 +85,8 @@ def command(arguments: argparse.Namespace) -> int:
     }
     path = arguments.out
     try:
+        if path is not None:
+            _write(path, report)  # before anything else: it may be a place that cannot be written
         for record in supervise(names):
             report["steps"].append(record)
             if path is None:

@@ -97,23 +97,24 @@ def machine() -> Figures:
     def first_lines(path: str) -> str:
         return " ".join(Path(path).read_text().split("\n")[:3])
 
+    module = torch_npu()
     torch.zeros(1, device=DEVICE)  # what follows asks for a device in use
     toolkit = os.environ.get("ASCEND_HOME_PATH") or "/usr/local/Ascend/ascend-toolkit/latest"
     readers: dict[str, Callable[[], Any]] = {
-        "cann": torch_npu().npu.utils.get_cann_version,
+        "cann": module.npu.utils.get_cann_version,
         "toolkit": lambda: first_lines(f"{toolkit}/version.info"),
         "driver": lambda: first_lines("/usr/local/Ascend/driver/version.info"),
-        "properties": lambda: str(torch_npu().npu.get_device_properties(0)),
+        "properties": lambda: str(module.npu.get_device_properties(0)),
         "cpu": harness.cpu_name,
     }
     facts: Figures = {
         "pa_hp": __version__,
         "torch": torch.__version__,
-        "torch_npu": torch_npu().__version__,
+        "torch_npu": module.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "task_queue": os.environ.get("TASK_QUEUE_ENABLE", "1 (default)"),
-        "soc": torch_npu().npu.get_device_name(),
+        "soc": module.npu.get_device_name(),
         "model": chip(),
         "hbm_limit_gbps": 1e3 * chip_parameters(chip(), ["hbm"])[0],
     }
@@ -126,9 +127,9 @@ def machine() -> Figures:
 
 
 def first_use() -> Figures:
-    """Build the libraries, if need be, and run the smallest decode."""
+    """Build the libraries, if need be, and load them; an empty batch launches nothing."""
     begin = time.perf_counter()
-    accuracy(cases.named("one_token", torch.float16))
+    run(cases.make(cases.named("no_rows", torch.float16)))
     facts: Figures = {"seconds": time.perf_counter() - begin}
     for target in ("cpu", "npu"):
         try:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ... import build
 from ...kernels.sim.report import chip_parameters
 from ...ops.simulate import simulate
 from .. import decode, harness, npu, suites
@@ -129,7 +128,7 @@ def time_decode(case: Case, shuffle: bool = False, check: bool = True) -> Figure
         figures["kernel_warm"] = time_kernel(lambda _: call(0), 1)
     try:
         figures["modelled_us"] = simulate(*inputs, soc=chip(), check=False)[1].time_us
-    except build.BuildError as error:  # no compiler that the simulator likes
+    except Exception as error:  # of whatever kind: the measured times are worth having without
         figures["modelled_us"], figures["model_error"] = None, str(error)
     else:
         figures["over_modelled"] = us / figures["modelled_us"]
