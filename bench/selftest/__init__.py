@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -87,12 +87,13 @@ def command(arguments: argparse.Namespace) -> int:
     try:
         if path is not None:
             _write(path, report)  # before anything else: it may be a place that cannot be written
-        for record in supervise(names):
-            report["steps"].append(record)
-            if path is None:
-                path = Path(_file_name(report))
-            _write(path, report)  # after every step: nothing is lost if this process ends
-            print(_line(record), flush=True)
+        with contextlib.closing(supervise(names)) as records:  # no worker outlives a Ctrl-C
+            for record in records:
+                report["steps"].append(record)
+                if path is None:
+                    path = Path(_file_name(report))
+                _write(path, report)  # after every step: nothing is lost if this process ends
+                print(_line(record), flush=True)
     except OSError as error:
         print(f"python -m pa_hp selftest: expected --out to be writable: {error}", file=sys.stderr)
         return 2
@@ -156,7 +157,7 @@ def _healthy() -> bool:
 # ---- The one that watches it ---------------------------------------------------------------------
 
 
-def supervise(names: Sequence[str]) -> Iterator[Record]:
+def supervise(names: Sequence[str]) -> Generator[Record, None, None]:
     """Records of all steps, in order."""
     left, dead, why = list(names), 0, ""
     while left and not why:
@@ -199,7 +200,8 @@ def _worker(names: Sequence[str], log: IO[bytes]) -> Iterator[int]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver can hold on to it
+            process.wait(timeout=30)
         os.close(read)
 
 

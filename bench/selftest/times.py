@@ -116,7 +116,7 @@ def time_decode(case: Case, shuffle: bool = False, check: bool = True) -> Figure
         "dtype": case.dtype,
         "bytes": case.num_bytes,
         "layers": len(layers),
-        "max_error": max_error,
+        "max_error": max_error if math.isfinite(max_error) else None,
         "right": right,
         "kernel_cold": cold,
         "gbps": case.num_bytes / us / 1e3,
@@ -126,12 +126,12 @@ def time_decode(case: Case, shuffle: bool = False, check: bool = True) -> Figure
     }
     if not virtual():
         figures["kernel_warm"] = time_kernel(lambda _: call(0), 1)
+    figures["modelled_us"] = None
     try:
-        figures["modelled_us"] = simulate(*inputs, soc=chip(), check=False)[1].time_us
+        _, report = simulate(*inputs, soc=chip(), check=False)
+        figures |= {"modelled_us": report.time_us, "over_modelled": us / report.time_us}
     except Exception as error:  # of whatever kind: the measured times are worth having without
-        figures["modelled_us"], figures["model_error"] = None, str(error)
-    else:
-        figures["over_modelled"] = us / figures["modelled_us"]
+        figures["model_error"] = str(error)
     return figures
 
 
