@@ -1,4 +1,4 @@
-"""Command line: ``python -m pa_hp {demo,info,bench,build,sim,vnpu}``."""
+"""Command line: ``python -m pa_hp {demo,info,bench,build,selftest,sim,vnpu}``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from . import __version__, build
-from .bench import decode, demo, npu, suites
+from .bench import decode, demo, npu, selftest, suites
 from .kernels.npu import toolchain
 from .kernels.sim import cli as sim
 from .kernels.sim import vnpu
@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         "what", nargs="?", choices=["cpu", "npu", "clean", "key"], default="cpu"
     )
 
+    selftest_text = "Check and time the op on this machine's NPU; write one report to send back."
+    selftest.add_arguments(add("selftest", selftest_text))
+
     sim_parser = add("sim", "Run a kernel on the modelled chip; nothing is measured.")
     sim_commands = sim_parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
     run_text = "Run a raw-CCE kernel on the simulated chip."
@@ -65,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
             return (npu.bench if arguments.device == "sim" else decode.command)(arguments)
         if arguments.command == "info":
             return _info(arguments.json)
+        if arguments.command == "selftest":
+            return selftest.command(arguments)
         if arguments.command == "sim":
             return (npu if arguments.what == "decode" else sim).command(arguments)
         if arguments.command == "vnpu":

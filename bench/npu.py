@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._version import __version__
 from ..kernels.sim import Report, chip_names
@@ -50,13 +51,8 @@ def run(
 
     some = torch.cat([decode.checked_rows(case), seq_lens.argmax()[None]]).unique()
     rows = torch.arange(case.batch) if all_rows else some
-    expected, _ = reference(query[rows], key_cache, value_cache, block_table[rows], seq_lens[rows])
-    error = (out[rows].double() - expected).abs()
-    limits = [
-        out_limits(out.dtype, case.head_dim, length, weights_dtype=out.dtype)
-        for length in seq_lens[rows].tolist()
-    ]
-    max_err, us = float(error.max()), report.time_us
+    max_err, right = compare(inputs, out, rows)
+    us = report.time_us
     row = {
         "case": case.name,
         "modelled_us": us,
@@ -67,8 +63,23 @@ def run(
         "hazards": sum(finding.count for finding in report.hazards),
         "max_err": max_err if math.isfinite(max_err) else None,
     }
-    right = bool((error <= bound(expected, limits)).all() and out.isfinite().all())
     return Result(row, report, len(rows), right)
+
+
+def compare(inputs: Sequence[Tensor], out: Tensor, rows: Tensor) -> tuple[float, bool]:
+    """Largest error of `rows` against float64; if it is within the limits and all of `out` finite.
+
+    `inputs` are the arguments of `pa_hp.decode`, `out` is what the NPU kernel made of them.
+    """
+    query, key_cache, value_cache, block_table, seq_lens = inputs
+    expected, _ = reference(query[rows], key_cache, value_cache, block_table[rows], seq_lens[rows])
+    error = (out[rows].double() - expected).abs()
+    limits = [
+        out_limits(out.dtype, query.size(2), length, weights_dtype=out.dtype)
+        for length in seq_lens[rows].tolist()
+    ]
+    right = (error <= bound(expected, limits)).all() and out.isfinite().all()
+    return float(error.max()), bool(right)
 
 
 def _compared(result: Result, batch: int) -> str:
