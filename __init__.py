@@ -12,6 +12,7 @@ from .build import BuildError, load
 from .ops.compat import npu_incre_flash_attention, npu_paged_attention
 from .ops.decode import decode, decode_lse, decode_out
 from .ops.namespace import install as _install
+from .ops.patch import patch, patched, unpatch
 from .ops.reference import reference
 
 _install()
@@ -25,10 +26,13 @@ __all__ = [
     "load",
     "npu_incre_flash_attention",
     "npu_paged_attention",
+    "patch",
+    "patched",
     "reference",
     "sim",
     "simulate",
     "tiling",
+    "unpatch",
 ]
 
 

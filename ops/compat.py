@@ -6,12 +6,15 @@ refused by name rather than ignored.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .decode import decode, decode_out
+from .fake import NPU_LIMITS
 
 _IFA = "pa_hp.npu_incre_flash_attention"
 _ATB = "pa_hp.npu_paged_attention"
@@ -20,6 +23,35 @@ _ATB = "pa_hp.npu_paged_attention"
 def _expect(condition: bool, where: str, argument: str, rule: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{where}: expected {argument} to be {rule}, got {value}")
+
+
+def _refuse_sizes(where: str, query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    """NotImplementedError for what the NPU's kernel does not take, before the op's ValueError.
+
+    So torch.compile, which cannot catch what an op raises, can still choose another function.
+    """
+    if query.device.type != "npu":
+        return
+    limits = NPU_LIMITS
+    head_dims = query.size(2), value_cache.size(3)
+    block_size, kv_heads = key_cache.size(1), key_cache.size(2)
+    fits = (
+        query.dtype in (torch.float16, torch.bfloat16)
+        and max(head_dims) <= limits.head_dim_max
+        and all(head_dim % limits.head_dim_step == 0 for head_dim in head_dims)
+        and block_size <= limits.block_size_max
+        and block_size % limits.block_size_step == 0
+        and query.size(1) <= limits.group_max * kv_heads
+    )
+    if not fits:
+        raise NotImplementedError(
+            f"{where}: {query.dtype} with head_dim {query.size(2)} and {value_cache.size(3)}, "
+            f"block_size {block_size}, {query.size(1)} heads and {kv_heads} kv_heads is not "
+            f"supported on the NPU; it takes float16 and bfloat16, head_dim a multiple of "
+            f"{limits.head_dim_step} up to {limits.head_dim_max}, block_size a multiple of "
+            f"{limits.block_size_step} up to {limits.block_size_max}, and up to "
+            f"{limits.group_max} heads a kv_head"
+        )
 
 
 def npu_incre_flash_attention(
@@ -57,11 +89,14 @@ def npu_incre_flash_attention(
     key, value : Tensor, dtype of `query`
         With `block_table`: ``[num_blocks, block_size, kv_heads * head_dim]`` for every layout, or,
         for BNSD, ``[num_blocks, kv_heads, block_size, head_dim]``. Without: as `query` with
-        `kv_heads` in place of `heads` and the sequence in place of 1. No layout is copied.
+        `kv_heads` in place of `heads` and the sequence, on the NPU a multiple of 16, in place of 1.
+        No layout is copied.
     actual_seq_lengths : sequence of int or int32 Tensor, optional
         One length for all rows, or at least one per row (the first `batch` count). Required with
         `block_table`; without it None or an empty list means that every slot is valid. A length of
-        0 gives zeros.
+        0 gives zeros. With tensors on the NPU, what lies on the host (a sequence, or a tensor of
+        integers on the CPU) is checked, uploaded without waiting, and kept on the device for as
+        long as it is the same; what lies on the device is not read.
     block_table : Tensor, int32, shape ``[batch, max_blocks]``, optional
     num_heads : int
         Heads of `query`.
@@ -83,15 +118,17 @@ def npu_incre_flash_attention(
     Raises
     ------
     NotImplementedError
-        For a mask, a quantisation argument, pse_shift or kv_padding_size that is given, and for
-        another layout.
+        For a mask, a quantisation argument, pse_shift or kv_padding_size that is given, for
+        another layout, and on the NPU for sizes that its kernel does not take and dense caches that
+        cannot be cut into blocks.
     ValueError
         For lengths or sizes other than the ones above.
 
     Notes
     -----
-    Under torch.compile pass `actual_seq_lengths` as a tensor: a list is a constant of the graph,
-    and a new one compiles anew.
+    Under torch.compile and in a captured NPU graph pass `actual_seq_lengths` as a tensor of the
+    device: lengths on the host are constants there. A new list compiles anew; a captured graph
+    keeps the old one.
     """
     refused = {
         "padding_mask": padding_mask,
@@ -127,11 +164,9 @@ def npu_incre_flash_attention(
     flat_query = _as_bsnd("query", query, input_layout, batch, 1, num_heads).squeeze(1)
     layout = input_layout
     sizes: tuple[int | str, int | str] = (batch, "seq")
-    if block_table is None:  # a dense cache is a paged one with one block per sequence
-        block_table = torch.arange(batch, dtype=torch.int32, device=query.device).unsqueeze(1)
-    else:
+    given = actual_seq_lengths is not None and len(actual_seq_lengths) > 0
+    if block_table is not None:
         _expect(block_size >= 1, _IFA, "block_size", "at least 1 with a block_table", block_size)
-        given = actual_seq_lengths is not None and len(actual_seq_lengths) > 0
         rule = "given with a block_table"
         _expect(given, _IFA, "actual_seq_lengths", rule, actual_seq_lengths)
         # A 3-D cache is laid out like BSH, whatever the layout of query.
@@ -139,11 +174,14 @@ def npu_incre_flash_attention(
         sizes = ("num_blocks", block_size)
     key_cache = _as_bsnd("key", key, layout, *sizes, kv_heads)
     value_cache = _as_bsnd("value", value, layout, *sizes, kv_heads)
-    if actual_seq_lengths is None or len(actual_seq_lengths) == 0:
-        seq_lens = torch.full((batch,), key_cache.size(1), dtype=torch.int32, device=query.device)
+    if block_table is None:
+        key_cache, value_cache, block_table = _as_pages(key_cache, value_cache)
+    _refuse_sizes(_IFA, flat_query, key_cache, value_cache)
+    capacity = key_cache.size(1) * block_table.size(-1)
+    if actual_seq_lengths is not None and given:
+        seq_lens = _ifa_lengths(actual_seq_lengths, batch, capacity, query)
     else:
-        capacity = key_cache.size(1) * block_table.size(-1)
-        seq_lens = _ifa_lengths(actual_seq_lengths, batch, capacity, query.device)
+        seq_lens = torch.full((batch,), capacity, dtype=torch.int32, device=query.device)
     out = decode(flat_query, key_cache, value_cache, block_table, seq_lens, scale=scale_value)
     if input_layout == "BSH":
         return out.flatten(1).unsqueeze(1)
@@ -172,23 +210,121 @@ def _as_bsnd(
     return view
 
 
+def _as_pages(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense BSND caches as paged ones, and their block table; nothing is copied."""
+    batch, seq = key.shape[:2]
+    count, step = 1, 1  # blocks of a row, and from one row's first to the next row's
+    if key.device.type == "npu":
+        key, step = _cut("key", key)
+        value, value_step = _cut("value", value)
+        count = seq // key.size(1)
+        if step != value_step:
+            raise NotImplementedError(
+                f"{_IFA}: dense key and value whose rows lie differently are not supported on the "
+                f"NPU; use a block_table"
+            )
+    rows = torch.arange(step * batch + count, dtype=torch.int32, device=key.device)
+    return key, value, rows.as_strided((batch, count), (step, 1))
+
+
+def _cut(name: str, cache: Tensor) -> tuple[Tensor, int]:
+    """A dense BSND cache as blocks of a size that the NPU takes, and `step` as above.
+
+    Blocks lie one block's tokens apart. Where a row is longer than that (BNSD: kv_heads times) they
+    overlap, and there are numbers between the rows' own.
+    """
+    batch, seq = cache.shape[:2]
+    unit, most = NPU_LIMITS.block_size_step, NPU_LIMITS.block_size_max
+    sizes = range(min(seq, most) // unit * unit, 0, -unit)
+    block_size = next((size for size in sizes if seq % size == 0), 0)
+    stride = block_size * cache.stride(1)
+    if stride == 0 or (batch > 1 and cache.stride(0) % stride != 0):
+        raise NotImplementedError(
+            f"{_IFA}: a dense {name} of {seq} tokens, {cache.stride(1)} elements apart in rows "
+            f"{cache.stride(0)} apart, is not supported on the NPU; make the tokens a multiple of "
+            f"{unit}, or use a block_table"
+        )
+    count = seq // block_size
+    step = cache.stride(0) // stride if batch > 1 else count
+    shape = (step * (batch - 1) + count, block_size, *cache.shape[2:])
+    return cache.as_strided(shape, (stride, *cache.stride()[1:])), step
+
+
 def _ifa_lengths(
-    lengths: Sequence[int] | Tensor, batch: int, capacity: int, device: torch.device
+    lengths: Sequence[int] | Tensor, batch: int, capacity: int, query: Tensor
 ) -> Tensor:
-    """One int32 length per row, on `device`. Values in a tensor are the op's to check."""
+    """One int32 length per row, on the device of `query`. The op checks what a tensor holds."""
     if isinstance(lengths, Tensor):
         _expect(lengths.dim() == 1, _IFA, "actual_seq_lengths", "1-D", list(lengths.shape))
     count = len(lengths)
     if count != 1 and count < batch:
         rule = f"1 or at least {batch} lengths"
         _expect(False, _IFA, "actual_seq_lengths", rule, count)
-    if not isinstance(lengths, Tensor):
-        for row, length in enumerate(lengths[:batch]):
-            rule = f"in [0, {capacity}]"
-            fits = not isinstance(length, float) and 0 <= length <= capacity
-            _expect(fits, _IFA, f"actual_seq_lengths[{row}]", rule, length)
-        lengths = torch.tensor(lengths[:batch], dtype=torch.int32, device=device)
+    if _on_host(lengths, query):
+        lengths = _uploaded(_IFA, "actual_seq_lengths", lengths[:batch], batch, capacity, query)
+    assert isinstance(lengths, Tensor)
     return (lengths.expand(batch) if count == 1 else lengths[:batch]).contiguous()
+
+
+def _on_host(lengths: Sequence[int] | Tensor, query: Tensor) -> bool:
+    """True if the host may read the lengths and has to bring them to the device of `query`."""
+    if isinstance(lengths, Tensor):
+        return lengths.device.type == "cpu" and query.device.type == "npu"
+    return True
+
+
+def _uploaded(
+    where: str,
+    argument: str,
+    lengths: Sequence[int] | Tensor,
+    batch: int,
+    capacity: int,
+    query: Tensor,
+) -> Tensor:
+    """Lengths on the host, checked, as an int32 tensor on the device of `query`."""
+    values = tuple(lengths.tolist() if isinstance(lengths, Tensor) else lengths)
+    device = query.device
+    # A fake tensor must not stay behind in the cache, nor a real one come out of it.
+    if device.type != "npu" or torch.compiler.is_compiling() or type(query) is not Tensor:
+        _check_lengths(where, argument, values, capacity)
+        return torch.tensor(values, dtype=torch.int32, device=device)
+    npu = torch.npu  # type: ignore[attr-defined]
+    if not npu.is_current_stream_capturing():
+        stream = npu.current_stream(device).npu_stream
+        return _cached_upload(where, argument, values, batch, capacity, device, stream)
+    # What a captured graph uses must live as long as the graph: its own memory, and no copy from
+    # the host's.
+    _check_lengths(where, argument, values, capacity)
+    tensor = torch.empty(len(values), dtype=torch.int32, device=device)
+    row = 0
+    for value, run in itertools.groupby(values):
+        begin, row = row, row + len(list(run))
+        tensor[begin:row].fill_(value)
+    return tensor
+
+
+# One entry serves every layer of a step. The stream is part of the key: on it the copy is ahead of
+# whatever reads the tensor, and whatever gets the memory after it is behind.
+@functools.lru_cache(maxsize=16)
+def _cached_upload(
+    where: str,
+    argument: str,
+    values: tuple[int, ...],
+    batch: int,
+    capacity: int,
+    device: torch.device,
+    stream: int,
+) -> Tensor:
+    _check_lengths(where, argument, values, capacity)
+    # From pinned memory: any other copy to the device waits for the device.
+    tensor = torch.tensor(values, dtype=torch.int32).expand(batch).contiguous()
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _check_lengths(where: str, argument: str, lengths: tuple[int, ...], capacity: int) -> None:
+    for row, length in enumerate(lengths):
+        fits = not isinstance(length, float) and 0 <= length <= capacity
+        _expect(fits, where, f"{argument}[{row}]", f"in [0, {capacity}]", length)
 
 
 def npu_paged_attention(
@@ -217,13 +353,16 @@ def npu_paged_attention(
         Factor of the scores.
     block_table : Tensor, int32, shape ``[batch, max_blocks]``
     context_lens : Tensor, int32, shape ``[batch]``
-        On the device of `query`. A length of 0 gives zeros.
+        A length of 0 gives zeros. With tensors on the NPU it may lie there, and is not read, or on
+        the CPU, as for ATB: see `actual_seq_lengths` of :func:`npu_incre_flash_attention`.
     out : Tensor, dtype of `query`, shape ``[batch, heads, head_dim_v]``
     workspace : Tensor, optional
         Accepted and not used.
 
     Raises
     ------
+    NotImplementedError
+        On the NPU, for sizes that its kernel does not take.
     ValueError
         Head counts that disagree with the shapes; else as :func:`pa_hp.decode_out`.
     """
@@ -236,4 +375,10 @@ def npu_paged_attention(
         f"{kv_heads} (kv_heads of key_cache)",
         num_kv_heads,
     )
+    _refuse_sizes(_ATB, query, key_cache, value_cache)
+    if _on_host(context_lens, query):
+        batch, capacity = query.size(0), key_cache.size(1) * block_table.size(-1)
+        fits = list(context_lens.shape) == [batch]
+        _expect(fits, _ATB, "context_lens", f"[{batch}] (batch)", list(context_lens.shape))
+        context_lens = _uploaded(_ATB, "context_lens", context_lens, batch, capacity, query)
     decode_out(query, key_cache, value_cache, block_table, context_lens, scale=scale_value, out=out)

@@ -2,12 +2,14 @@
 
 import inspect
 import re
+import sys
+import types
 
 import pa_hp
 import pytest
 import torch
 from pa_hp.bench.tolerance import bound, out_limits
-from pa_hp.ops import compat
+from pa_hp.ops import compat, patch
 from tolerance import assert_near
 
 BATCH, HEADS, KV_HEADS, DIM, BLOCK, MAX_BLOCKS = 3, 6, 2, 16, 16, 4
@@ -370,3 +372,96 @@ def test_atb_traces(bnsd, atb):
         assert function(*atb, out) is None
         check(bnsd, "BNSD", out.unsqueeze(2), lengths)
     assert len(graphs) == 1
+
+
+@pytest.fixture
+def torch_npu(monkeypatch):
+    """A module like torch_npu; its functions return their name."""
+    module = types.ModuleType("torch_npu")
+    module.npu_incre_flash_attention = lambda *args, **kwargs: "ifa"
+    module._npu_paged_attention = lambda *args, **kwargs: "atb"
+    monkeypatch.setitem(sys.modules, "torch_npu", module)
+    npu = types.SimpleNamespace(is_current_stream_capturing=lambda: False)
+    monkeypatch.setattr(torch, "npu", npu, raising=False)
+    monkeypatch.setattr(patch, "_said", set())
+    return module
+
+
+def swapped(module, before):
+    """Whether each function of the module is another one than before."""
+    return {getattr(module, name) is not function for name, function in before.items()}
+
+
+@pytest.fixture
+def before(torch_npu):
+    names = "npu_incre_flash_attention", "_npu_paged_attention"
+    return {name: getattr(torch_npu, name) for name in names}
+
+
+def test_patch_and_unpatch(torch_npu, before):
+    for _ in range(2):
+        pa_hp.patch()
+        pa_hp.patch()
+        assert swapped(torch_npu, before) == {True}
+        for name, function in before.items():
+            assert inspect.signature(getattr(torch_npu, name)) != inspect.signature(function)
+        pa_hp.unpatch()
+        pa_hp.unpatch()
+        assert swapped(torch_npu, before) == {False}
+
+
+def test_patched_blocks_nest(torch_npu, before):
+    with pytest.raises(KeyError), pa_hp.patched():
+        with pa_hp.patched():
+            pass
+        assert swapped(torch_npu, before) == {True}
+        raise KeyError
+    assert swapped(torch_npu, before) == {False}
+
+
+def test_patched_blocks_overlap(torch_npu, before):
+    """As they do in threads, and with patch() in one of them."""
+    first, second = pa_hp.patched(), pa_hp.patched()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert swapped(torch_npu, before) == {True}
+    pa_hp.patch()
+    second.__exit__(None, None, None)
+    assert swapped(torch_npu, before) == {True}
+    pa_hp.unpatch()
+    assert swapped(torch_npu, before) == {False}
+
+
+def test_patched_calls(torch_npu, bnsd, caplog):
+    """What is supported is answered here, the rest there, with one line in the log for each why."""
+    query, key, value, table = bnsd
+    cache = [to_pages(t, table, "BSH") for t in (key, value)]
+    options = {"num_heads": HEADS, "num_key_value_heads": KV_HEADS, "scale_value": 0.25,
+               "block_table": table, "block_size": BLOCK, LENGTHS: [9, 0, 5]}  # fmt: skip
+    with pa_hp.patched():
+        function = torch_npu.npu_incre_flash_attention
+        check(bnsd, "BSH", function(to_layout(query, "BSH"), *cache, **options), [9, 0, 5])
+        assert not caplog.records
+        for lengths in ([65], [66]):
+            wrong = options | {LENGTHS: lengths}
+            assert function(to_layout(query, "BSH"), *cache, **wrong) == "ifa"
+        assert function(to_layout(query, "BSH"), *cache, pse_shift=query, **options) == "ifa"
+        assert torch_npu._npu_paged_attention(query) == "atb"
+    said = [record.getMessage() for record in caplog.records]
+    for line, name, reason in zip(
+        said,
+        ("npu_incre_flash_attention", "npu_incre_flash_attention", "_npu_paged_attention"),
+        (f"{LENGTHS}[0] to be in [0, 64], got 65", "pse_shift is not supported", "8 required"),
+        strict=True,
+    ):
+        assert line.startswith(f"torch_npu.{name} is left to torch_npu: ") and reason in line
+
+
+def test_without_torch_npu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_npu", None)
+    for where, function in (("patch", pa_hp.patch), ("patched", pa_hp.patched().__enter__)):
+        message = rf"^pa_hp\.{where}: expected torch_npu to be importable, got: .*; install it"
+        with pytest.raises(ImportError, match=message):
+            function()
+    pa_hp.unpatch()
