@@ -235,19 +235,22 @@ def _cut(name: str, cache: Tensor) -> tuple[Tensor, int]:
     """
     batch, seq = cache.shape[:2]
     unit, most = NPU_LIMITS.block_size_step, NPU_LIMITS.block_size_max
-    sizes = range(min(seq, most) // unit * unit, 0, -unit)
-    block_size = next((size for size in sizes if seq % size == 0), 0)
-    stride = block_size * cache.stride(1)
-    if stride == 0 or (batch > 1 and cache.stride(0) % stride != 0):
+    row, token = cache.stride()[:2]
+    block_size = min(seq, most) // unit * unit
+    while block_size > 0 and (
+        seq % block_size != 0 or token == 0 or (batch > 1 and row % (block_size * token) != 0)
+    ):
+        block_size -= unit
+    if block_size == 0:
         raise NotImplementedError(
-            f"{_IFA}: a dense {name} of {seq} tokens, {cache.stride(1)} elements apart in rows "
-            f"{cache.stride(0)} apart, is not supported on the NPU; make the tokens a multiple of "
-            f"{unit}, or use a block_table"
+            f"{_IFA}: a dense {name} of {seq} tokens, {token} elements apart in rows {row} apart, "
+            f"is not supported on the NPU; make both a multiple of {unit} tokens, or use a "
+            f"block_table"
         )
     count = seq // block_size
-    step = cache.stride(0) // stride if batch > 1 else count
+    step = row // (block_size * token) if batch > 1 else count
     shape = (step * (batch - 1) + count, block_size, *cache.shape[2:])
-    return cache.as_strided(shape, (stride, *cache.stride()[1:])), step
+    return cache.as_strided(shape, (block_size * token, *cache.stride()[1:])), step
 
 
 def _ifa_lengths(

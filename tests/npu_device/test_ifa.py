@@ -223,9 +223,12 @@ def test_fake_output_is_the_wheels(shape, dtype, device):
     assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device)
 
 
-def counted(runtime, call):
+WAITS = ("synchronise", "device_to_host", "host_to_device", "malloc")
+
+
+def counted(runtime, call, *names):
     """What the runtime was asked to do during a call."""
-    names = ("synchronise", "device_to_host", "host_to_device", "malloc")
+    names = names or WAITS
     before = {name: runtime.counter(name) for name in names}
     call()
     return {name: runtime.counter(name) - before[name] for name in names}
@@ -254,6 +257,10 @@ def test_a_list_is_uploaded_once_and_nothing_waits(runtime, call):
     assert counted(runtime, lambda: run([8, 9, 10])) == quiet | {"host_to_device": 1}
     assert counted(runtime, lambda: run((8, 9, 10))) == quiet
     assert counted(runtime, lambda: run(torch.tensor([8, 9, 10]))) == quiet
+    run([8])  # for all rows: no task more than the kernel
+    assert counted(runtime, lambda: run([8]), "tasks") == counted(
+        runtime, lambda: run([8, 9, 10]), "tasks"
+    )
     call.check(run([8, 9, 10]), [8, 9, 10])
 
 
@@ -279,6 +286,7 @@ def test_lists_that_change_while_the_device_is_busy(runtime, call):
 def test_the_same_list_on_two_streams(runtime, call):
     """The upload of a stream that is behind is not what another one reads."""
     run, lengths = call(), [11, 12, 13]
+    run([1, 1, 1])  # loads and plans, which takes longer than the delay
     side = torch.npu.Stream()
     side.wait_stream(torch.npu.current_stream())
     with torch.npu.stream(side):
@@ -298,17 +306,19 @@ def test_the_same_list_on_two_devices(call):
 
 
 def test_a_list_in_a_captured_graph_is_a_constant_of_it(call):
-    run = call()
-    run([31, 31, 4])  # plans the shape; the graph must not take these lengths' tensor
+    """Nothing of it is shared with calls outside, which keep and drop tensors of their own."""
+    run, stream = call(), torch.npu.Stream()
     graph = torch.npu.NPUGraph()
-    with torch.npu.graph(graph):
-        got = run([31, 31, 4])
-    for step in range(40):  # whatever was kept for eager calls is gone
-        run([step, step, step])
-    got.zero_()
-    graph.replay()
-    call.check(got, [31, 31, 4])
-    call.check(run([31, 31, 4]), [31, 31, 4])
+    stream.wait_stream(torch.npu.current_stream())
+    with torch.npu.stream(stream):
+        run([31, 31, 4])
+        with torch.npu.graph(graph, stream=stream):
+            got = run([31, 31, 4])
+        for step in range(40):
+            run([step, step, step])
+        graph.replay()
+        call.check(got, [31, 31, 4])
+        call.check(run([31, 31, 4]), [31, 31, 4])
 
 
 def test_a_tensor_in_a_captured_graph_may_change(call):
@@ -355,7 +365,7 @@ def dense(seq, dtype=torch.float16, heads=2, kv_heads=2, dim=32):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"seq": 100}, "a dense key of 100 tokens.*make the tokens a multiple of 16"),
+        ({"seq": 100}, "a dense key of 100 tokens.*make both a multiple of 16 tokens"),
         ({"seq": 32, "dtype": torch.float32}, "float32.*it takes float16 and bfloat16"),
         ({"seq": 32, "dim": 24}, "head_dim 24 and 24.*a multiple of 16 up to 256"),
         ({"seq": 32, "dim": 272}, "head_dim 272 and 272"),
@@ -369,25 +379,40 @@ def test_what_the_kernel_does_not_take(sizes, message):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("seq", "room"), [(1040, 1040), (32, 48)], ids=str)
 @pytest.mark.parametrize("layout", ["BSH", "BNSD"])
-def test_a_dense_cache_of_many_blocks(layout, batch):
+def test_a_dense_cache_is_cut_into_blocks(layout, seq, room, batch):
     """Longer than a block of the NPU's may be, and a part of a larger one."""
     generator = torch.Generator().manual_seed(4)
-    heads, dim, seq = 2, 16, 1040
-    whole = torch.randn(2, 3, 2, seq, dim, generator=generator).half()
-    key, value = whole[:, :batch] if layout == "BNSD" else whole.view(2, 3, seq, -1)[:, :batch]
-    query = torch.randn(batch, 2, 1, dim, generator=generator).half()
+    heads, dim = 2, 16
+    query = torch.randn(batch, heads, 1, dim, generator=generator).half()
     query = query if layout == "BNSD" else query.view(batch, 1, -1)
     options = {"num_heads": heads, "input_layout": layout, "scale_value": dim**-0.5}
-    lengths = [1040, 515][:batch]
-    moved = whole.npu()
-    caches = moved[:, :batch] if layout == "BNSD" else moved.view(2, 3, seq, -1)[:, :batch]
+    shape = (heads, room, dim) if layout == "BNSD" else (room, heads * dim)
+    whole = torch.randn(2, 3, *shape, generator=generator).half()
+
+    def part(caches):
+        return caches[:, :batch, ..., :seq, :]
+
+    lengths = [seq, seq // 2 + 3][:batch]
     got = pa_hp.npu_incre_flash_attention(
-        query.npu(), *caches, actual_seq_lengths=lengths, **options
+        query.npu(), *part(whole.npu()), actual_seq_lengths=lengths, **options
     )
-    want = model(query, key, value, actual_seq_lengths=lengths, **options)
+    want = model(query, *part(whole), actual_seq_lengths=lengths, **options)
     limits = [out_limits(torch.float16, dim, n, weights_dtype=torch.float16) for n in lengths]
     assert_near("out", got.cpu(), want, bound(want, limits))
+
+
+def test_a_dense_cache_that_cannot_be_cut():
+    """Its second row does not begin where a block does."""
+    cache = torch.zeros(2, 40, 32, dtype=torch.float16, device="npu")[:, :32]
+    query = torch.zeros(2, 1, 32, dtype=torch.float16, device="npu")
+    with pytest.raises(NotImplementedError, match="32 tokens, 32 elements apart in rows 1280"):
+        pa_hp.npu_incre_flash_attention(query, cache, cache)
+    long = torch.zeros(2, 64, 32, dtype=torch.float16, device="npu")[:, :32]
+    short = torch.zeros(2, 32, 32, dtype=torch.float16, device="npu")
+    with pytest.raises(NotImplementedError, match="dense key and value whose rows lie differently"):
+        pa_hp.npu_incre_flash_attention(query, long, short)
 
 
 @pytest.mark.parametrize("layout", ["BSH", "BSND", "BNSD"])
