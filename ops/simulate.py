@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..kernels import sim
 from ..kernels.sim.report import chip_parameters
-from ..tiling.plan import DecodeDesc, plan
+from ..tiling.plan import LOG2E, DecodeDesc, plan, workspace_bytes
 from .fake import NPU_LIMITS, _Checker
 
+_OPTIONS = {"blind", "check", "drop", "latest", "schedule_seed", "strict_visibility", "warm"}
 _SOURCE = Path(__file__).resolve().parent.parent / "kernels" / "npu" / "decode.cce"
 
 
@@ -81,10 +82,11 @@ def simulate(
         as NaN, as on the chip.
     soc : str
         Chip: 910B1, 910B2, 910B3 or 910B4. Its cube cores are the clusters that share the work.
-    lse : Tensor, float32, shape ``[batch, heads]``, optional
+    lse : Tensor, float32, shape ``[batch, heads]``, contiguous, optional
         Takes the log-sum-exp.
-    workspace : Tensor, uint8, optional
-        Scratch memory of at least ``plan.ws_bytes`` a cluster, whatever it holds; fresh if absent.
+    workspace : Tensor, uint8, contiguous, optional
+        Scratch memory, whatever it holds, of ``pa_hp.tiling.workspace_bytes(head_dim_v, clusters)``
+        bytes or more; fresh if absent.
     timed : bool
         Model the time; without it the report has none.
     **options
@@ -106,25 +108,50 @@ def simulate(
     pa_hp.BuildError
         The simulator or the kernel cannot be built.
     """
+    inputs = {
+        "query": query,
+        "key_cache": key_cache,
+        "value_cache": value_cache,
+        "block_table": block_table,
+        "seq_lens": seq_lens,
+    }
+    given = {"lse": lse, "workspace": workspace}
+    given = {name: tensor for name, tensor in given.items() if tensor is not None}
+    for name, tensor in (inputs | given).items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"pa_hp.simulate: expected {name} to be a Tensor, got {type(tensor).__name__}"
+            )
+    unknown = set(options) - _OPTIONS
+    if unknown:
+        raise TypeError(
+            f"pa_hp.simulate: expected an option to be one of {', '.join(sorted(_OPTIONS))}, got "
+            f"{', '.join(sorted(unknown))}"
+        )
     checker = _Checker("simulate", query, NPU_LIMITS)
-    checker.inputs(query, key_cache, value_cache, block_table, seq_lens)
+    checker.inputs(*inputs.values())
+    for name, tensor in (inputs | given).items():
+        on_cpu = tensor.device.type == "cpu"
+        checker.expect(torch._check_value, on_cpu, name, "on the CPU", tensor.device)
+    # A view that is to be read with another sign is read as torch reads it.
+    query, key_cache, value_cache = (t.resolve_neg() for t in (query, key_cache, value_cache))
     batch, heads, _ = query.shape
     head_dim_v = value_cache.size(3)
-    checker.expect(
-        torch._check_value, query.device.type == "cpu", "query", "on the CPU", query.device
-    )
     (clusters,) = (int(n) for n in chip_parameters(soc, ["cube_cores"]))
     out = query.new_empty(batch, heads, head_dim_v)
+    with np.errstate(over="ignore"):
+        finite = scale is None or bool(np.isfinite(np.float32(scale) * LOG2E))
+    checker.expect(torch._check_value, finite, "scale", "finite in float32", scale)
     the_plan = plan(describe(query, key_cache, value_cache, block_table, out, scale, clusters))
-    size = clusters * the_plan.ws_bytes
+    size = workspace_bytes(head_dim_v, clusters)
     if workspace is None:
         workspace = torch.empty(size, dtype=torch.uint8)
     for name, tensor, dtype in (("workspace", workspace, torch.uint8), ("lse", lse, torch.float32)):
         if tensor is None:
             continue
-        good = tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
-        got = f"{tensor.dtype}, strides {list(tensor.stride())} on {tensor.device}"
-        checker.expect(torch._check_value, good, name, f"{dtype}, contiguous, on the CPU", got)
+        good = tensor.dtype == dtype and tensor.is_contiguous()
+        got = f"{tensor.dtype}, strides {list(tensor.stride())}"
+        checker.expect(torch._check_value, good, name, f"{dtype}, contiguous", got)
     checker.expect(torch._check_value, workspace.numel() >= size, "workspace.numel()",
                    f"at least {size}", workspace.numel())  # fmt: skip
     if lse is not None:

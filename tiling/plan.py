@@ -311,6 +311,22 @@ def _memories(desc: DecodeDesc, tiles: Tiles) -> dict[str, tuple[int, dict[str, 
     }
 
 
+def _workspace(head_dim_v: int) -> dict[str, int]:
+    """Offsets of a cluster's buffers in GM, and their end.
+
+    They do not depend on the tiles: rows and scores count at their largest.
+    """
+    output = 2 * MAX_SCORES * (4 + ITEM)
+    partials = output + 2 * MAX_ROWS * head_dim_v * 4
+    end = _round_up(partials + MAX_ROWS * (head_dim_v + ROW_TAIL) * 4, 512)
+    return {"weights": 2 * MAX_SCORES * 4, "output": output, "partials": partials, "bytes": end}
+
+
+def workspace_bytes(head_dim_v: int, clusters: int) -> int:
+    """Bytes of scratch memory of a decode; nothing else counts."""
+    return clusters * _workspace(head_dim_v)["bytes"]
+
+
 @functools.lru_cache(maxsize=256)
 def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     """Every buffer's place and size, for one candidate."""
@@ -322,13 +338,6 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
     at_l1, at_l0c, at_ub = places
     key_step, value_step = steps(desc, tiles)
     row = (desc.head_dim_v + ROW_TAIL) * 4
-    # The workspace does not depend on the tiles: rows and scores count at their largest.
-    ws = {
-        "weights": 2 * MAX_SCORES * 4,
-        "output": 2 * MAX_SCORES * (4 + ITEM),
-    }
-    ws["partials"] = ws["output"] + 2 * MAX_ROWS * desc.head_dim_v * 4
-    ws["bytes"] = _round_up(ws["partials"] + MAX_ROWS * row, 512)
     found = {
         "key_step": key_step,
         "value_step": value_step,
@@ -341,9 +350,15 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         "l0c_score_bytes": l0c["scores"] // 2,
         "merge_rows": min(MERGE_ROWS, (UB - at_ub["merge"]) // row),
         **{f"ub_{name}": offset for name, offset in at_ub.items()},
-        **{f"ws_{name}": offset for name, offset in ws.items()},
+        **{f"ws_{name}": offset for name, offset in _workspace(desc.head_dim_v).items()},
     }
     return {name: int(value) for name, value in found.items()}  # some are numpy's
+
+
+# Sizes by their least value, and of strides how many there are.
+_LEAST = {"batch": 0, "heads": 1, "kv_heads": 1, "num_blocks": 0, "max_blocks": 0}
+_STRIDES = {"query_strides": 2, "key_strides": 3, "value_strides": 3, "out_strides": 2}
+LOG2E = np.float32(1.442695)  # the kernels work with powers of 2
 
 
 def _check(desc: DecodeDesc) -> None:
@@ -359,6 +374,17 @@ def _check(desc: DecodeDesc) -> None:
         expect(good, name, f"a multiple of 16 up to {most}", value)
 
     expect(desc.dtype in DTYPES, "dtype", " or ".join(DTYPES), desc.dtype)
+    for name, least in _LEAST.items():
+        value = getattr(desc, name)
+        good = isinstance(value, int) and least <= value < 2**31
+        expect(good, name, f"{least} or more, and less than 2^31", value)
+    for name, count in _STRIDES.items():
+        value = getattr(desc, name)
+        good = isinstance(value, tuple) and len(value) == count
+        expect(good, name, f"{count} strides", value)
+    with np.errstate(over="ignore"):
+        good = bool(np.isfinite(np.float32(desc.scale) * LOG2E))
+    expect(good, "scale", "finite in float32", desc.scale)
     multiple_of_16("head_dim", 256)
     multiple_of_16("head_dim_v", 256)
     multiple_of_16("block_size", 512)

@@ -183,7 +183,7 @@ class Kernel:
                 raise ValueError(
                     f"{self.entry}: expected drop to be one of Report.sync_sites, got {drop!r}"
                 )
-            report = Report(findings, facts["sync_sites"], facts["ops"], soc, warm)
+            report = Report(findings, facts["sync_sites"], facts["ops"], soc, warm, check)
             if soc is not None and not facts["failure"]:
                 _add_time(runtime, handle, report, parameters)
         finally:

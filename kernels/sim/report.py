@@ -83,6 +83,8 @@ class Report:
         site, us, share, count; largest first. The shares add up to 1.
     balance : float
         Slowest cluster over the mean of all clusters.
+    checked : bool
+        Whether hazards were looked for, and not bounds alone.
     sync_sites : dict, site -> executions
     ops : int
         Operations recorded.
@@ -93,6 +95,7 @@ class Report:
     ops: int
     soc: str | None = None
     warm: bool = False
+    checked: bool = True
     time_us: float | None = None
     busy: dict[str, dict[str, float]] = field(default_factory=dict)
     stalls: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -121,12 +124,13 @@ class Report:
     def __str__(self) -> str:
         lines = []
         count = sum(f.count for f in self.hazards)
-        lines.append(f"hazards: {count or 'none'}; {self.ops} operations")
+        none = "none" if self.checked else "not looked for (check=False), but for bounds: none"
+        lines.append(f"hazards: {count or none}; {self.ops} operations")
         lines += [f"  {f.message}" + f" (x{f.count})" * (f.count > 1) for f in self.hazards[:3]]
         if len(self.hazards) > 3:
             lines.append(f"  and {len(self.hazards) - 3} more kinds")
         if self.time_us is None:
-            return "\n".join([*lines, "not timed"])
+            return "\n".join([*lines, "no time was modelled"])
         start = "L2 warm from a run before" if self.warm else "L2 cold"
         lines.insert(0, f"modelled time {self.time_us:.2f} us on {self.soc}, {start}")
         size = {k: _size_text(v) for k, v in self.bytes.items()}

@@ -53,7 +53,7 @@ def test_text_says_warm(kernel):
 def test_text_of_what_was_not_timed(kernel):
     report = launch(kernel, soc=None)
     assert report.time_us is None
-    assert str(report).endswith("not timed")
+    assert str(report).endswith("no time was modelled")
     with pytest.raises(ValueError, match="this launch was not timed"):
         report.save_trace("x.json")
     with pytest.raises(ValueError, match="this launch was not timed"):

@@ -312,6 +312,18 @@ def test_a_buffer_more_than_the_chip_has_is_no_candidate(make_desc, monkeypatch)
         ({"block_size": 0}, "block_size to be a multiple of 16 up to 512, got 0"),
         ({"heads": 65, "kv_heads": 1}, "heads to be 1 to 64 times kv_heads, 1, got 65"),
         ({"heads": 33, "kv_heads": 8}, "heads to be 1 to 64 times kv_heads, 8, got 33"),
+        ({"heads": 0}, "heads to be 1 or more, and less than 2^31, got 0"),
+        ({"kv_heads": 0}, "kv_heads to be 1 or more, and less than 2^31, got 0"),
+        ({"batch": -1}, "batch to be 0 or more, and less than 2^31, got -1"),
+        (
+            {"max_blocks": -1, "num_blocks": 1},
+            "max_blocks to be 0 or more, and less than 2^31, got -1",
+        ),
+        ({"num_blocks": 2**31}, "num_blocks to be 0 or more, and less than 2^31, got 2147483648"),
+        ({"key_strides": (1, 2)}, "key_strides to be 3 strides, got (1, 2)"),
+        ({"out_strides": None}, "out_strides to be 2 strides, got None"),
+        ({"scale": float("nan")}, "scale to be finite in float32, got nan"),
+        ({"scale": 3e38}, "scale to be finite in float32, got 3e+38"),
         ({"clusters": 33}, "clusters to be 1 to 32, got 33"),
         (
             {"out_strides": (0, 16)},
