@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,8 +204,10 @@ def nd2nz() -> Figures:
 def fence() -> Figures:
     """The same kernel built without its fences: only the time means something."""
     case = _large()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "pa_hp"
+    # In a place that does not change, or its path would ask for another build every time.
+    with build.locked("selftest-unfenced") as folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        copy = folder / "pa_hp"
         skipped = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "tests", "docs")
         shutil.copytree(build.ROOT, copy, ignore=skipped)
         removed = 0
@@ -216,7 +217,7 @@ def fence() -> Figures:
             header.write_text(text.replace(FENCE, ""))
         if removed == 0:
             raise AssertionError(f"expected {FENCE} in kernels/npu/*.h, got none")
-        search = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+        search = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, "-c", _UNFENCED],
             cwd=folder,
@@ -225,6 +226,7 @@ def fence() -> Figures:
             text=True,
             check=False,
         )
+        shutil.rmtree(folder)
     if done.returncode != 0:
         last = done.stderr.strip().rpartition("\n")[2]
         raise RuntimeError(f"without {FENCE}: {last}\n{done.stderr[-2000:]}")
