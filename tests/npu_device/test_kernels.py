@@ -4,6 +4,7 @@ import ctypes
 from pathlib import Path
 
 import pytest
+import test_op
 import torch
 from pa_hp import sim
 
@@ -61,6 +62,7 @@ def test_out_of_bounds_is_named_and_the_process_goes_on(runtime, axpy):
     y = torch.ones(TILE, device="npu")
     assert launch(runtime, axpy, y, y, 2.0, 1) == 0
     assert torch.equal(y.cpu(), torch.full((TILE,), 3.0))
+    test_op.test_answers(test_op.CLASSES[0])  # and so does a decode
 
 
 def test_a_chip_binary_is_refused(runtime):

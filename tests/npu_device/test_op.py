@@ -207,3 +207,90 @@ def test_refused(op, refusal):
         with mode, pytest.raises(refusal.error, match=message) as caught:
             call(op, faked)
         assert caught.type is refusal.error
+
+
+def test_bad_lengths_and_ids_give_nan_and_nothing_waits(runtime):
+    """The host does not look: counted from the first call, whose plan is new, to the last."""
+    arguments = good()
+    wrong = torch.tensor([[4, 0], [BLOCKS, 2]], dtype=torch.int32, device="npu")
+    negative = torch.tensor([20, -1], dtype=torch.int32, device="npu")
+    long = torch.tensor([20, 2 * BLOCK + 1], dtype=torch.int32, device="npu")
+    names = ("synchronise", "device_to_host", "host_to_device")
+    before = [runtime.counter(name) for name in names]
+    got = [
+        call("decode", arguments | change)
+        for change in ({"block_table": wrong}, {"seq_lens": negative}, {"seq_lens": long})
+    ]
+    empty = {name: arguments[name][:0] for name in ("query", "block_table", "seq_lens", "out")}
+    none = call("decode_lse", arguments | empty)
+    call("decode_out", arguments | empty)
+    assert [runtime.counter(name) for name in names] == before
+    assert [list(tensor.shape) for tensor in none] == [[0, HEADS, DIM], [0, HEADS]]
+    for out in got:
+        out = out.cpu()
+        assert (out[0] == 1).all() and out[1].isnan().all()
+
+
+def test_internal_format(script):
+    """FRACTAL_NZ keeps no strides: refused by name, with what to do."""
+    done = script(
+        """
+        import torch, torch_npu
+        torch.npu.config.allow_internal_format = True
+        from test_op import call, good
+        for name in ("query", "key_cache", "value_cache"):
+            arguments = good()
+            old = arguments[name]
+            arguments[name] = torch_npu.empty_with_format(
+                old.shape, dtype=old.dtype, device=old.device, acl_format=29
+            )
+            assert torch_npu.get_npu_format(arguments[name]) == 29, name
+            try:
+                call("decode", arguments)
+            except ValueError as error:
+                print(str(error).splitlines()[0])
+        """
+    )
+    for name in ("query", "key_cache", "value_cache"):
+        assert (
+            f"pa_hp.decode: expected {name} to be in a plain format, got internal format 29; "
+            "call torch_npu.npu_format_cast(tensor, 2)"
+        ) in done.stdout
+
+
+ON_THE_CPU = """
+cache = torch.ones(1, 16, 1, 16, dtype=torch.half)
+table, length = torch.zeros(1, 1, dtype=torch.int32), torch.full((1,), 3, dtype=torch.int32)
+arguments = cache[:, 0], cache, cache, table, length
+print("cpu", torch.ops.pa_hp.decode(*arguments).unique().tolist())
+"""
+
+
+def test_torch_npu_after_the_first_use(script):
+    done = script(
+        f"import sys, torch, pa_hp\n{ON_THE_CPU}"
+        "assert 'torch_npu' not in sys.modules\n"
+        "import torch_npu\n"
+        "moved = [tensor.npu() for tensor in arguments]\n"
+        "print('npu', torch.ops.pa_hp.decode(*moved).cpu().unique().tolist())\n",
+        TORCH_DEVICE_BACKEND_AUTOLOAD="0",
+    )
+    assert "cpu [1.0]" in done.stdout and "npu [1.0]" in done.stdout
+
+
+def test_a_library_that_cannot_be_built(script):
+    """The first NPU tensor says why, in BuildError's words; the CPU goes on."""
+    done = script(
+        "import torch, pa_hp\n"
+        "def refuse(target='cpu'): raise pa_hp.BuildError('pa_hp: no compiler today')\n"
+        f"{ON_THE_CPU}"
+        "pa_hp.build.load = refuse\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        torch.ops.pa_hp.decode(*(tensor.npu() for tensor in arguments))\n"
+        "    except RuntimeError as error:\n"
+        "        print(type(error).__name__, str(error).splitlines()[0])\n"
+        f"{ON_THE_CPU}",
+    )
+    assert done.stdout.count("RuntimeError pa_hp: no compiler today") == 2
+    assert done.stdout.count("cpu [1.0]") == 2
