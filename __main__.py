@@ -110,7 +110,8 @@ def _info(as_json: bool) -> int:
     except build.BuildError as error:
         problem = error
     try:
-        facts["npu"] = ", ".join([(found := toolchain.find()).name, *found.facts])
+        found = toolchain.find()
+        facts["npu"] = ", ".join([found.name, *found.facts])
     except build.BuildError as error:
         facts["npu"] = str(error).removeprefix("pa_hp: ")
     print(json.dumps(facts) if as_json else "\n".join(f"{k:<12}{v}" for k, v in facts.items()))

@@ -24,7 +24,8 @@ def decode(
     query : Tensor, float16 | bfloat16 | float32, shape ``[batch, heads, head_dim]``
         Any strides with the last dimension contiguous. `heads` is a multiple of `kv_heads`: query
         head h attends to kv head ``h // (heads // kv_heads)``. `head_dim` is a multiple of 8 up to
-        576.
+        576; on the NPU of 16 up to 256, `heads` is at most 64 times `kv_heads`, `block_size` a
+        multiple of 16 up to 512, and float32 is not taken.
     key_cache : Tensor, dtype of `query`, shape ``[num_blocks, block_size, kv_heads, head_dim]``
         Any strides with the last dimension contiguous, so views such as ``kv_cache[0]`` or a
         transposed ``(num_blocks, kv_heads, block_size, head_dim)`` cache need no copy. Slots past a
@@ -59,10 +60,11 @@ def decode(
 
     Notes
     -----
-    Accumulates in float32. Same inputs, same bits: a row depends neither on the thread count nor on
-    the rest of the batch. Lengths and block ids are checked before any cache access. Runs on
-    torch's threads (``torch.set_num_threads``); in a forked child, on the calling thread alone. Not
-    differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
+    Accumulates in float32. Same inputs, same bits: on the CPU a row depends neither on the thread
+    count nor on the rest of the batch, on the NPU on the lengths of the rest. Lengths and block ids
+    are checked before any cache access; on the NPU, where nothing may wait, a row with one out of
+    range comes back as NaN. On the CPU it runs on torch's threads (``torch.set_num_threads``), in a
+    forked child on the calling thread alone. Not differentiable: a backward raises. Traced by torch.compile and torch.export with dynamic sizes;
     vmap over `query` works, as a loop.
 
     Example

@@ -115,9 +115,11 @@ def simulate(
         "block_table": block_table,
         "seq_lens": seq_lens,
     }
-    given = {"lse": lse, "workspace": workspace}
-    given = {name: tensor for name, tensor in given.items() if tensor is not None}
-    for name, tensor in (inputs | given).items():
+    if lse is not None:
+        inputs["lse"] = lse
+    if workspace is not None:
+        inputs["workspace"] = workspace
+    for name, tensor in inputs.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(
                 f"pa_hp.simulate: expected {name} to be a Tensor, got {type(tensor).__name__}"
@@ -129,8 +131,8 @@ def simulate(
             f"{', '.join(sorted(unknown))}"
         )
     checker = _Checker("simulate", query, NPU_LIMITS)
-    checker.inputs(*inputs.values())
-    for name, tensor in (inputs | given).items():
+    checker.inputs(query, key_cache, value_cache, block_table, seq_lens)
+    for name, tensor in inputs.items():
         on_cpu = tensor.device.type == "cpu"
         checker.expect(torch._check_value, on_cpu, name, "on the CPU", tensor.device)
     # A view that is to be read with another sign is read as torch reads it.

@@ -228,9 +228,9 @@ def test_options_of_the_other_device_are_refused(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["--heads", "5"], "expected query.size(1) to be a positive multiple of 2"),
-        (["--head-dim", "24"], "expected head_dim to be a multiple of 16 up to 256, got 24"),
-        (["--head-dim-v", "512"], "expected head_dim_v to be a multiple of 16 up to 256"),
-        (["--block-size", "8"], "expected block_size to be a multiple of 16 up to 512"),
+        (["--head-dim", "24"], "expected query.size(2) to be a multiple of 16 up to 256, got 24"),
+        (["--head-dim-v", "512"], "expected value_cache.size(3) to be a multiple of 16 up to 256"),
+        (["--block-size", "8"], "expected key_cache.size(1) to be a multiple of 16 up to 512"),
         (["--block-size", str(1 << 40)], "at most a quarter of the free"),
         (["--trace", "no/such/folder/t.json"], "no/such/folder/t.json"),
     ],

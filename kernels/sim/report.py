@@ -124,8 +124,8 @@ class Report:
     def __str__(self) -> str:
         lines = []
         count = sum(f.count for f in self.hazards)
-        none = "none" if self.checked else "not looked for (check=False), but for bounds: none"
-        lines.append(f"hazards: {count or none}; {self.ops} operations")
+        alone = "" if self.checked else " (out of bounds alone: checker off)"
+        lines.append(f"hazards: {count or 'none'}{alone}; {self.ops} operations")
         lines += [f"  {f.message}" + f" (x{f.count})" * (f.count > 1) for f in self.hazards[:3]]
         if len(self.hazards) > 3:
             lines.append(f"  and {len(self.hazards) - 3} more kinds")

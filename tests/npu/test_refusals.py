@@ -74,7 +74,7 @@ def test_a_negated_view_is_read_as_torch_reads_it():
 
 def test_the_report_says_what_was_not_done():
     _, report = pa_hp.simulate(**tensors(), check=False, timed=False)
-    assert "hazards: not looked for (check=False), but for bounds: none" in str(report)
+    assert "hazards: none (out of bounds alone: checker off)" in str(report)
     assert str(report).endswith("no time was modelled")
     _, report = pa_hp.simulate(**tensors())
     assert "hazards: none; " in str(report)

@@ -1,5 +1,6 @@
 """torch.ops.pa_hp on NPU tensors: answers, registration, refusals, and what comes back as NaN."""
 
+import ctypes
 import dataclasses
 import re
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pa_hp
 import pytest
 import torch
 from cases import Inputs, make, named
+from pa_hp import build
 from tolerance import check_lse, check_out
 from torch._subclasses import FakeTensorMode
 from virtual import on_device
@@ -294,3 +296,14 @@ def test_a_library_that_cannot_be_built(script):
     )
     assert done.stdout.count("RuntimeError pa_hp: no compiler today") == 2
     assert done.stdout.count("cpu [1.0]") == 2
+
+
+def test_plans_may_be_forgotten_at_any_time():
+    inputs = [on_device(tensor) for tensor in make(named("block_edges", HALF))]
+    want = pa_hp.decode(*inputs)
+    library = ctypes.CDLL(str(build.loaded["npu"]))
+    for _ in range(20):
+        pending = [pa_hp.decode(*inputs) for _ in range(3)]
+        library.pa_hp_npu_forget_plans()
+        for got in pending:
+            assert torch.equal(got, want)
