@@ -148,11 +148,14 @@ def simulate(
     size = workspace_bytes(head_dim_v, clusters)
     if workspace is None:
         workspace = torch.empty(size, dtype=torch.uint8)
-    for name, tensor, dtype in (("workspace", workspace, torch.uint8), ("lse", lse, torch.float32)):
-        if tensor is None:
+    for name, scratch, dtype in (
+        ("workspace", workspace, torch.uint8),
+        ("lse", lse, torch.float32),
+    ):
+        if scratch is None:
             continue
-        good = tensor.dtype == dtype and tensor.is_contiguous()
-        got = f"{tensor.dtype}, strides {list(tensor.stride())}"
+        good = scratch.dtype == dtype and scratch.is_contiguous()
+        got = f"{scratch.dtype}, strides {list(scratch.stride())}"
         checker.expect(torch._check_value, good, name, f"{dtype}, contiguous", got)
     checker.expect(torch._check_value, workspace.numel() >= size, "workspace.numel()",
                    f"at least {size}", workspace.numel())  # fmt: skip
