@@ -18,7 +18,7 @@ import torch
 # The root of the repository is the package, so pytest takes it for a test package and imports it
 # under the directory's name: a second pa_hp in the process, which would fight over torch.ops.pa_hp.
 sys.modules.setdefault(Path(__file__).parent.parent.name, pa_hp)
-sys.path.insert(0, str(Path(__file__).parent))  # cases.py and tolerance.py are plain modules
+sys.path.insert(0, str(Path(__file__).parent))  # standin.py is a plain module
 
 # The same examples in every run: a failure must be there again the next time.
 hypothesis.settings.register_profile(

@@ -8,9 +8,9 @@ import types
 import pa_hp
 import pytest
 import torch
+from pa_hp.bench.checks import assert_near
 from pa_hp.bench.tolerance import bound, out_limits
 from pa_hp.ops import compat, patch
-from tolerance import assert_near
 
 BATCH, HEADS, KV_HEADS, DIM, BLOCK, MAX_BLOCKS = 3, 6, 2, 16, 16, 4
 SEQ = BLOCK * MAX_BLOCKS

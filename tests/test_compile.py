@@ -3,7 +3,7 @@
 import pa_hp
 import pytest
 import torch
-from cases import DecodeCase, lay_out, make, named
+from pa_hp.bench.cases import DecodeCase, lay_out, make, named
 from torch._dynamo.testing import CompileCounterWithBackend
 
 BACKENDS = ("eager", "aot_eager", "inductor")
@@ -154,7 +154,7 @@ def test_bad_shapes_are_refused_when_tracing():
 
 FRESH = """
 import torch, pa_hp
-from cases import make, named
+from pa_hp.bench.cases import make, named
 inputs = make(named("block_edges"))
 assert not pa_hp.build.loaded
 

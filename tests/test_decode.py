@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pa_hp
 import pytest
 import torch
-from cases import CASES, DTYPES, DecodeCase, Inputs, lay_out, live_slots, make, named
-from tolerance import bits, check_against_peer, check_lse, check_out
+from pa_hp.bench.cases import CASES, DTYPES, DecodeCase, Inputs, lay_out, live_slots, make, named
+from pa_hp.bench.checks import bits, check_against_peer, check_lse, check_out
 
 decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_lse
 
@@ -270,7 +270,7 @@ def test_unknown_instruction_set_is_an_error(python):
         "-c",
         """
         import pa_hp
-        from cases import make, named
+        from pa_hp.bench.cases import make, named
         for _ in range(2):  # a failed choice is not remembered as made
             try:
                 pa_hp.decode(*make(named("one_token")))

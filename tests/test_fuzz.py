@@ -11,8 +11,8 @@ import random
 
 import pa_hp
 import torch
-from cases import DTYPES, DecodeCase, lay_out, make
-from tolerance import bits, check_lse, check_out
+from pa_hp.bench.cases import DTYPES, DecodeCase, lay_out, make
+from pa_hp.bench.checks import bits, check_lse, check_out
 from torch import Tensor
 
 COUNT = 10_000

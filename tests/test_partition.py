@@ -3,9 +3,9 @@
 import pa_hp
 import pytest
 import torch
-from cases import DecodeCase, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pa_hp.bench.cases import DecodeCase, make
 
 # Lengths near the ends of chunks make the cuts fall in awkward places.
 LENGTH = st.one_of(

@@ -2,10 +2,10 @@
 
 import pa_hp
 import torch
-from cases import DTYPES, DecodeCase, make
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerance import check_lse, check_out
+from pa_hp.bench.cases import DTYPES, DecodeCase, make
+from pa_hp.bench.checks import check_lse, check_out
 
 HEAD_DIM = st.sampled_from((8, 16, 24, 40, 64, 72, 128, 160, 320))
 

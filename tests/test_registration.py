@@ -9,7 +9,7 @@ from functools import partial
 import pa_hp
 import pytest
 import torch
-from cases import make, named
+from pa_hp.bench.cases import make, named
 from pa_hp.ops import fake
 
 pa_hp.load()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pa_hp
 import torch
-from cases import DecodeCase, Inputs, make
+from pa_hp.bench.cases import DecodeCase, Inputs, make
 from torch import Tensor
 
 LENGTHS: dict[str, Callable[[int], tuple[int, ...]]] = {

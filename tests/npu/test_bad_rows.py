@@ -5,9 +5,9 @@ import dataclasses
 import pa_hp
 import pytest
 import torch
-from cases import DecodeCase
 from npu.shapes import NpuCase, build, run
-from tolerance import bits
+from pa_hp.bench.cases import DecodeCase
+from pa_hp.bench.checks import bits
 
 HIGHEST, LOWEST = 2**31 - 1, -(2**31)
 # Every second row is good; one shape for each way through the kernel.

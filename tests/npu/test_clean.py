@@ -2,7 +2,7 @@
 
 import pytest
 from npu.shapes import VARIED, build, run
-from tolerance import bits
+from pa_hp.bench.checks import bits
 
 FEW = [(1, False), (2, True), (3, False), (0, True)]
 MANY = [(seed, latest) for seed in range(20) for latest in (False, True)]

@@ -13,8 +13,8 @@ import pa_hp
 import pytest
 import torch
 from npu.shapes import VARIED, build
+from pa_hp.bench.checks import bits
 from pa_hp.ops import simulate
-from tolerance import bits
 
 FOLDER = simulate._SOURCE.parent
 SAMPLE = 20  # sites of the thinned run

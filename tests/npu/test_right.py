@@ -5,10 +5,10 @@ import re
 import pa_hp
 import pytest
 import torch
-from cases import DTYPES, IMPOSSIBLE_ID, DecodeCase, Inputs, make
 from npu.shapes import AXES, NpuCase, build, crossed, pairwise, run
+from pa_hp.bench.cases import DTYPES, IMPOSSIBLE_ID, DecodeCase, Inputs, make
+from pa_hp.bench.checks import bits, check_against_peer, check_lse, check_out
 from pa_hp.bench.tolerance import out_limits
-from tolerance import bits, check_against_peer, check_lse, check_out
 
 HALVES = DTYPES[:2]
 FEW = 64  # elements of `out`: the largest of fewer errors, ours or PyTorch's, is luck

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from cases import live_slots
 from npu.shapes import RAGGED, VARIED, NpuCase, build, run
+from pa_hp.bench.cases import live_slots
+from pa_hp.bench.checks import bits
 from pa_hp.kernels.sim.report import chip_parameters
 from pa_hp.tiling import plan
-from tolerance import bits
 
 
 def both(case: NpuCase, **options) -> tuple[bytes, bytes]:

@@ -8,9 +8,9 @@ import pa_hp
 import pytest
 import torch
 import torch_npu
+from pa_hp.bench.checks import assert_near
 from pa_hp.bench.tolerance import bound, out_limits
 from pa_hp.ops import compat
-from tolerance import assert_near
 from torch._subclasses import FakeTensorMode
 
 BATCH, HEADS, KV_HEADS, DIM, BLOCK, MAX_BLOCKS = 3, 6, 2, 32, 16, 3

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pa_hp
 import pytest
 import torch
-from cases import Inputs, make, named
 from pa_hp import build
-from tolerance import check_lse, check_out
+from pa_hp.bench.cases import Inputs, make, named
+from pa_hp.bench.checks import check_lse, check_out
 from torch._subclasses import FakeTensorMode
 from virtual import on_device
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pa_hp
 import pytest
 import torch
-from cases import DecodeCase, make
+from pa_hp.bench.cases import DecodeCase, make
 from torch._dynamo.testing import CompileCounterWithBackend
 from virtual import on_device
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import pa_hp
 import pytest
 import torch
+from pa_hp.bench.checks import assert_near
 from pa_hp.bench.tolerance import bound, out_limits
-from tolerance import assert_near
 from torch import Tensor
 
 LAYERS, STEPS = 20, 200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DecodeCase, make
+from pa_hp.bench.cases import DecodeCase, make
 from virtual import Runtime, on_device
 
 CALLS, ROUNDS, ATTEMPTS, PAUSE = 100, 30, 8, 2.0

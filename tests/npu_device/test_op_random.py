@@ -6,8 +6,8 @@ import threading
 import pa_hp
 import pytest
 import torch
+from pa_hp.bench.checks import assert_near
 from pa_hp.bench.tolerance import bound, lse_limits, out_limits
-from tolerance import assert_near
 from virtual import on_device
 
 STEPS, THREADS, BLOCKS, COLUMNS = 500, 8, 9, 3
