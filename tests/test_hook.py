@@ -110,6 +110,28 @@ def test_other_chips_are_refused(name):
         toolchain.expect_soc(name)
 
 
+def preprocessed(*flags):
+    """What the compiler sees of decode.cce, defines apart."""
+    include = toolchain.ROOT.parent / "sim" / "include"
+    command = [build.compiler(), "-E", "-P", "-x", "c++", "-std=c++17", f"-I{include}"]
+    command += ["-include", "cce.h", *flags, str(toolchain.ROOT / "decode.cce")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("core", ["CUBE", "VEC"])
+def test_the_kernel_knows_a_core_by_the_old_and_the_new_name(core):
+    old, new = preprocessed(f"-D__DAV_C220_{core}__"), preprocessed(f"-D__DAV_{core}__")
+    assert old.returncode == new.returncode == 0, old.stderr + new.stderr
+    assert f"class {core.capitalize()}" in new.stdout.replace("Vector", "Vec")
+    assert old.stdout == new.stdout
+
+
+def test_a_compiler_that_names_no_core_is_refused():
+    assert preprocessed().returncode == 0  # the host's half
+    done = preprocessed("-D__CCE_IS_AICORE__=1")
+    assert done.returncode != 0 and "neither cube nor vector core" in done.stderr
+
+
 def test_without_torch_npu(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_npu", None)
     with pytest.raises(BuildError, match="expected torch_npu to be installed"):

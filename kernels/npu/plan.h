@@ -13,6 +13,17 @@
 #define __aicore__
 #endif
 
+// The half that bisheng compiles: since CANN 8.3 its manual has names without the architecture.
+#if defined(__DAV_CUBE__) && !defined(__DAV_C220_CUBE__)
+#define __DAV_C220_CUBE__
+#elif defined(__DAV_VEC__) && !defined(__DAV_C220_VEC__)
+#define __DAV_C220_VEC__
+#endif
+#if defined(__CCE_IS_AICORE__) && __CCE_IS_AICORE__ == 1 && !defined(__DAV_C220_CUBE__) && \
+    !defined(__DAV_C220_VEC__)
+#error "the compiler names neither cube nor vector core: the kernel would do nothing"
+#endif
+
 namespace pa_hp::npu {
 
 // Sizes are counts, strides are in elements, buffers are offsets and sizes in bytes.
