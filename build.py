@@ -503,7 +503,9 @@ def _compile_error(target: str, text: str, status: int, entry: Path) -> BuildErr
         (line for line in lines if line.startswith("[") and " -c " in line),
         next((line[2:] for line in reversed(lines) if line.startswith("$ ")), "see the log"),
     )
-    errors = [line for line in lines if "error:" in line.lower()][:8] or lines[-8:]
+    words = ("error:", "undefined reference")
+    errors = [line for line in lines if any(word in line.lower() for word in words)]
+    errors = errors[:8] or lines[-8:]
     return BuildError(
         f"pa_hp: building {target!r} failed (exit status {status})\n"
         f"command: {command}\n" + "\n".join(errors) + f"\nwhole log: {kept}\n"

@@ -22,7 +22,8 @@ def take(*wanted):
     at = words.index(wanted[0])
     assert words[at : at + len(wanted)] == list(wanted), words
     del words[at : at + len(wanted)]
-for flag in ["-fPIC", "-shared", "-xcce", "-O2", "-std=c++17", {arch!r}, "-D__aicore__=[aicore]"]:
+for flag in ["-fPIC", "-shared", "-xcce", "-O2", "-std=c++17", "--cce-aicore-arch=dav-c220",
+             "-D__aicore__=[aicore]"]:
     take(flag)
 take(f"-L{{home}}/lib64"), take(f"-Wl,-rpath,{{home}}/lib64"), take("-lascendcl"), take("-lruntime")
 include = [Path(word[2:]) for word in words if word.startswith("-I")]
@@ -49,22 +50,20 @@ raise SystemExit(subprocess.run(command).returncode)
 
 def cann(home: Path, compiler: str, version: str = "8.5.0", link: tuple[str, ...] = ()) -> Path:
     """Make CANN's directory at `home`."""
-    for folder in ("bin", "include/acl", "lib64", "runtime", "compiler"):
-        (home / folder).mkdir(parents=True, exist_ok=True)
+    system = home / f"{platform.machine()}-linux"
+    for folder in (home / "bin", home / "include/acl", home / "lib64", system):
+        folder.mkdir(parents=True, exist_ok=True)
     (home / "include/acl/acl.h").touch()
+    # Beside CANN's own version, files name the internal one of its parts.
     (home / "version.cfg").write_text(
-        f"# a comment\nruntime_running_version=[{version}:{version}]\n"
+        f"# version: 1.0\nruntime_running_version=[7.6.0:{version}]\n"
+    )
+    (system / "ascend_toolkit_install.info").write_text(
+        f"package_name=Ascend-cann-toolkit\nversion={version}\narch={platform.machine()}\n"
     )
     bisheng = home / "bin" / "bisheng"
-    new = tuple(map(int, version.split(".")[:2])) >= (8, 5)
     bisheng.write_text(
-        BISHENG.format(
-            python=sys.executable,
-            home=str(home),
-            compiler=compiler,
-            arch="--npu-arch=dav-2201" if new else "--cce-aicore-arch=dav-c220",
-            link=link,
-        )
+        BISHENG.format(python=sys.executable, home=str(home), compiler=compiler, link=link)
     )
     bisheng.chmod(0o755)
     return home

@@ -7,7 +7,9 @@ the torch extension (``entry.cpp``) is linked with it.
 How bisheng is called is what public kernels in raw CCE for the same chips do: one translation unit
 with the kernel and its launch, ``-xcce``, which includes the language's headers
 (learning-chip/atb_standalone, compile.sh; huawei-csl/pto-dsl, examples/aot; ``__aicore__`` is the
-one word that those headers lack). Struct arguments by value: hicann/catlass, kernel_adapter.hpp.
+one word that those headers lack). ``--cce-aicore-arch=dav-c220``, both halves at once, is what the
+manual has: CANN 8.5, "CCE Intrinsic", cceprogram_0031 on hiascend.com. Struct arguments by value:
+hicann/catlass, kernel_adapter.hpp.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ PREFIXES = (
     "~/Ascend/ascend-toolkit/latest",
     "~/Ascend/cann",
 )
-# Chips of the architecture dav-2201, by the beginning of what aclrtGetSocName calls them.
-SOCS = {"Ascend910B": "A2", "Ascend910_93": "A3"}
+# Chips of the architecture dav-c220, by the beginning of what aclrtGetSocName calls them. There is
+# an "Ascend910B" too: of the first generation, as Ascend910A (torch_npu, NpuVariables.cpp).
+SOCS = re.compile("Ascend910(B[1-4]|_93)")
 LAUNCH = "libpa_hp_launch.so"
 
 
@@ -99,35 +102,28 @@ def _bisheng(home: Path, found_by: str) -> Toolchain:
     assert program is not None
     for header in ("include/acl/acl.h",):
         expect((home / header).is_file(), f"CANN's header {header}", "none")
-    version = _version(home)
-    expect(version is not None, "CANN's version in its version.cfg", "none")
-    assert version is not None
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     expect(done.returncode == 0, f"`{program} --version` to print a version", done.stderr)
-    # The newer name of the same architecture came with 8.5.
-    new = tuple(map(int, version.split(".")[:2])) >= (8, 5)
-    arch = "--npu-arch=dav-2201" if new else "--cce-aicore-arch=dav-c220"
-    command = [program, "-fPIC", "-shared", "-xcce", "-O2", "-std=c++17", arch]
-    command += ["-D__aicore__=[aicore]", f"-I{home}/include", f"-I{ROOT}"]
+    command = [program, "-fPIC", "-shared", "-xcce", "-O2", "-std=c++17"]
+    command += ["--cce-aicore-arch=dav-c220", "-D__aicore__=[aicore]"]
+    command += [f"-I{home}/include", f"-I{ROOT}"]
     command += ["-include", str(ROOT / "decode.cce"), str(ROOT / "launch.cpp")]
     link = (f"-L{home}/lib64", f"-Wl,-rpath,{home}/lib64", "-lascendcl", "-lruntime")
-    facts = (f"cann {version}", f"bisheng {program}: {done.stdout.splitlines()[:1]}")
+    facts = (
+        f"cann {_version(home / machine)}",
+        f"bisheng {program}: {done.stdout.splitlines()[:1]}",
+    )
     return Toolchain("bisheng", facts, (*command, *link), link)
 
 
-def _version(home: Path) -> str | None:
-    """CANN's version, such as 8.5.0, from the files that its installers have left."""
-    names = ["version.cfg", "version.info", "compiler/version.info", "runtime/version.info"]
-    names += [f"{platform.machine()}-linux/ascend_toolkit_install.info"]
-    for name in names:
-        try:
-            text = (home / name).read_text(errors="replace")
-        except OSError:
-            continue
-        found = re.search(r"(?im)version[^=\n]*=\D*(\d+\.\d+(?:\.\w+)*)", text)
-        if found is not None:
-            return found[1]
-    return None
+def _version(system: Path) -> str:
+    """CANN's version, such as 8.5.0. Other files of an installation number its parts."""
+    try:
+        text = (system / "ascend_toolkit_install.info").read_text(errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"(?m)^version=(\S+)", text)
+    return found[1] if found else "of unknown version"
 
 
 def _simulator(runtime: Path) -> Toolchain:
@@ -153,9 +149,11 @@ def torch_npu() -> Path:
 
 def expect_soc(name: str) -> None:
     """Raise BuildError unless a chip, as aclrtGetSocName calls it, can run the kernel."""
-    if not name.startswith(tuple(SOCS)):
-        known = " or ".join(f"{soc}* ({series})" for soc, series in SOCS.items())
-        raise build.BuildError(f"pa_hp: expected a chip {known} for the device npu, got {name}")
+    if not SOCS.match(name):
+        raise build.BuildError(
+            f"pa_hp: expected a chip Ascend910B1 to B4 (A2) or Ascend910_93* (A3) for the device "
+            f"npu, got {name}"
+        )
 
 
 def key_lines(toolchain: Toolchain, package: Path) -> list[str]:
@@ -179,4 +177,5 @@ def flags(toolchain: Toolchain, package: Path) -> tuple[list[str], list[str]]:
     link = [f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}", "-ltorch_npu"]
     # Beside the extension, wherever the finished cache entry is; ninja and a shell read the dollar.
     link += ["-L.", f"-l:{LAUNCH}", "-Wl,-rpath,'$$ORIGIN'", *toolchain.link]
+    link += ["-Wl,-z,defs"]  # the build does not load it: only here does a missing symbol show
     return compile_flags, link

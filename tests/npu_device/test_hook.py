@@ -28,3 +28,21 @@ def test_from_bisheng_to_the_op(script, tmp_path):
         ASCEND_TOOLKIT_HOME=str(home),
     )
     assert done.stdout.splitlines()[-1] == "bisheng"
+
+
+def test_another_chip_is_refused_before_anything_is_launched(script):
+    done = script(
+        """
+        import torch, pa_hp
+        tensors = [torch.zeros(shape, dtype=dtype, device="npu") for shape, dtype in [
+            ((1, 2, 32), torch.half), ((2, 16, 2, 32), torch.half), ((2, 16, 2, 32), torch.half),
+            ((1, 2), torch.int32), ((1,), torch.int32)]]
+        try:
+            pa_hp.decode(*tensors)
+        except RuntimeError as error:
+            print(error)
+        """,
+        PA_HP_VNPU_SOC="950PR_9599",  # which torch_npu takes
+    )
+    assert "expected a chip Ascend910B1 to B4 (A2)" in done.stdout
+    assert "got Ascend950PR_9599" in done.stdout
