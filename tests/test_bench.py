@@ -264,7 +264,7 @@ def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
         (["bench", "--threads", "0"], "expected at least 1, got 0"),
         (["bench", "--seconds", "nan"], "expected a number of seconds, got nan"),
         (["demo", "--seconds", "-1"], "expected a number of seconds, got -1"),
-        (["build", "npu"], "'cpu', 'clean', 'key'"),
+        (["build", "gpu"], "'cpu', 'npu', 'clean', 'key'"),
         ([], "COMMAND"),
     ],
 )
