@@ -61,6 +61,7 @@ TARGETS = {
         "kernels/cpu/decode.cpp",
         "kernels/cpu/isa_baseline.cpp",
         "kernels/cpu/isa_avx2.cpp",
+        "kernels/cpu/isa_avx512.cpp",
     ],
     "bench": ["bench/read_pages.cpp"],
     "npu": ["kernels/npu/entry.cpp"],

@@ -27,18 +27,33 @@ Isa choose_isa() {
 #if defined(__x86_64__)
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                         __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512 && (any || std::strcmp(wanted, "avx512") == 0)) {
+    return {"avx512", &avx512::kernels};
+  }
   if (has_avx2 && (any || std::strcmp(wanted, "avx2") == 0)) return {"avx2", &avx2::kernels};
 #endif
   if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
   throw std::runtime_error(
       std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
-                  "machine (baseline, avx2), got ") +
+                  "machine (baseline, avx2, avx512), got ") +
       wanted);
 }
 
 const Isa& isa() {
   static const Isa chosen = choose_isa();
   return chosen;
+}
+
+// The chosen ones, or those for shorter vectors where a row is not a whole number of them.
+const Kernels& kernels_for(const DecodeParams& p) {
+#if defined(__x86_64__)
+  const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0;
+  if (isa().kernels == &avx512::kernels && !whole) return avx2::kernels;
+#endif
+  return *isa().kernels;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -242,16 +257,21 @@ constexpr int64_t kMinWorkPerThread = 1 << 18;
 
 }  // namespace
 
-// A key tile of 64 KiB, all kv heads together: with its values it fits every L2 cache of the last
-// ten years twice.
+// A key tile of 96 KiB, all kv heads together, in whole blocks of kernel.inl's kBlockTokens: with its
+// values it fits an L2 cache of 512 KiB, and so does the next one, which is asked for meanwhile.
 int64_t tile_tokens(const DecodeParams& p) {
   const int64_t token_bytes = p.kv_heads * p.head_dim * (p.dtype == DType::kFloat32 ? 4 : 2);
-  return std::clamp<int64_t>((64 << 10) / token_bytes / 16 * 16, 16, kChunkTokens);
+  return std::clamp<int64_t>((96 << 10) / token_bytes / 24 * 24, 24, 240);
 }
 
 int64_t scratch_floats(const DecodeParams& p) {
-  const int64_t pointers = 2 * tile_tokens(p) * static_cast<int64_t>(sizeof(void*) / sizeof(float));
-  return pointers + 4 * tile_tokens(p);  // pointers to a tile's rows, weights of four query heads
+  const int64_t pointers = 4 * tile_tokens(p) * static_cast<int64_t>(sizeof(void*) / sizeof(float));
+  return pointers + p.heads * (tile_tokens(p) + 2);
+}
+
+bool wants_prefetch(const DecodeParams& p) {
+  // Longer rows are followed by the machine itself, and asking only takes its time.
+  return p.kv_heads * p.head_dim * (p.dtype == DType::kFloat32 ? 4 : 2) < 4096;
 }
 
 const char* isa_name() { return isa().name; }
@@ -271,7 +291,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   // Bytes, because the kernels keep pointers in their part of it as well as numbers.
   const std::unique_ptr<std::byte[]> scratch(
       new std::byte[workers * worker_floats(p) * sizeof(float)]);
-  Job job{p, *isa().kernels, cuts, partials, reinterpret_cast<float*>(scratch.get())};
+  Job job{p, kernels_for(p), cuts, partials, reinterpret_cast<float*>(scratch.get())};
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;

@@ -35,12 +35,17 @@ struct Kernels {
 // Tokens whose keys are read before their values: a tile of both stays in the L2 cache.
 int64_t tile_tokens(const DecodeParams& params);
 int64_t scratch_floats(const DecodeParams& params);
+// Whether the next tile is asked for while one is worked on.
+bool wants_prefetch(const DecodeParams& params);
 
 namespace baseline {
 extern const Kernels kernels;
 }
 #if defined(__x86_64__)
 namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {  // head_dim and head_dim_v are multiples of 16
 extern const Kernels kernels;
 }
 #endif

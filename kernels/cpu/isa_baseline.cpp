@@ -1,7 +1,9 @@
 // Kernels for the compiler's default target (SSE2 on x86-64, NEON on aarch64): 16-byte vectors.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "isa.h"
 
