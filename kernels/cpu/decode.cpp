@@ -257,8 +257,9 @@ constexpr int64_t kMinWorkPerThread = 1 << 18;
 
 }  // namespace
 
-// A key tile of 96 KiB, all kv heads together, in whole blocks of kernel.inl's kBlockTokens: with its
-// values it fits an L2 cache of 512 KiB, and so does the next one, which is asked for meanwhile.
+// A key tile of 96 KiB, all kv heads together, in whole blocks of kernel.inl's kBlockTokens: with
+// its values it fits an L2 cache of 512 KiB, and so does the next one, which is asked for
+// meanwhile.
 int64_t tile_tokens(const DecodeParams& p) {
   const int64_t token_bytes = p.kv_heads * p.head_dim * (p.dtype == DType::kFloat32 ? 4 : 2);
   return std::clamp<int64_t>((96 << 10) / token_bytes / 24 * 24, 24, 240);
