@@ -1,16 +1,20 @@
 """The documents say what the code does."""
 
 import doctest
+import json
 import re
 
 import pa_hp
 import torch
+from pa_hp import __main__ as cli
 from pa_hp import build
 from pa_hp.bench.tolerance import out_limits
 from pa_hp.ops import decode
+from test_bench_sim import KEYS
 
 ROOT = build.ROOT
 README = (ROOT / "README.md").read_text()
+KERNEL = (ROOT / "docs" / "kernel.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 
 
@@ -19,6 +23,28 @@ def test_readme_example_runs_as_it_is(python, tmp_path):
     assert len([line for line in example.splitlines() if line]) <= 10
     printed = python("-c", example, cwd=tmp_path).stdout
     assert printed.strip() == example.rstrip().rpartition("# ")[2]
+
+
+def test_kernel_example_runs_as_it_is(python, tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", KERNEL, re.S)
+    assert python("-c", example, cwd=tmp_path).stdout.startswith("modelled time ")
+
+
+def test_keys_of_the_modelled_rows_are_documented():
+    table = KERNEL.partition("| key | |\n|---|---|\n")[2].partition("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))
+    assert named == [*KEYS, "published"]
+
+
+def test_keys_of_sim_run_are_documented(capsys):
+    axpy = str(ROOT / "tests" / "sim" / "kernels" / "axpy.cce")
+    tensors = ["--arg", "randn:fp32:4096"] * 2
+    numbers = ["--arg", "0.5", "--arg", "1"]
+    command = ["sim", "run", axpy, "--entry", "axpy", "--cores", "aiv", *tensors, *numbers]
+    assert cli.main([*command, "--json"]) == 0
+    text = (ROOT / "docs" / "simulator.md").read_text()
+    sentence = text.partition("`sim run --json` prints")[2].partition(".\n")[0]
+    assert re.findall(r"`(\w+)`", sentence) == list(json.loads(capsys.readouterr().out))
 
 
 def test_doctests():
