@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def simulate(
     Raises
     ------
     TypeError, ValueError
-        Tensors other than the ones above, or an unknown `soc`.
+        Tensors or a scale other than the ones above, an unknown `soc` or option.
     pa_hp.BuildError
         The simulator or the kernel cannot be built.
     """
@@ -124,6 +125,10 @@ def simulate(
             raise TypeError(
                 f"pa_hp.simulate: expected {name} to be a Tensor, got {type(tensor).__name__}"
             )
+    if not isinstance(scale, numbers.Real | None):
+        raise TypeError(
+            f"pa_hp.simulate: expected scale to be a number or None, got {type(scale).__name__}"
+        )
     unknown = set(options) - _OPTIONS
     if unknown:
         raise TypeError(
@@ -136,7 +141,9 @@ def simulate(
         on_cpu = tensor.device.type == "cpu"
         checker.expect(torch._check_value, on_cpu, name, "on the CPU", tensor.device)
     # A view that is to be read with another sign is read as torch reads it.
-    query, key_cache, value_cache = (t.resolve_neg() for t in (query, key_cache, value_cache))
+    query, key_cache, value_cache, block_table, seq_lens = (
+        tensor.resolve_neg() for tensor in (query, key_cache, value_cache, block_table, seq_lens)
+    )
     batch, heads, _ = query.shape
     head_dim_v = value_cache.size(3)
     (clusters,) = (int(n) for n in chip_parameters(soc, ["cube_cores"]))
@@ -160,6 +167,8 @@ def simulate(
     checker.expect(torch._check_value, workspace.numel() >= size, "workspace.numel()",
                    f"at least {size}", workspace.numel())  # fmt: skip
     if lse is not None:
+        checker.expect(torch._check_value, not lse.is_neg(), "lse",
+                       "a tensor of its own", "a negated view")  # fmt: skip
         checker.expect(torch._check_value, lse.shape == (batch, heads), "lse",
                        f"of shape {[batch, heads]}", list(lse.shape))  # fmt: skip
     report = kernel().launch(

@@ -24,6 +24,7 @@ def tensors(**changes):
         (TypeError, {"workspace": 7}, "expected workspace to be a Tensor, got int"),
         (TypeError, {"checks": False}, "expected an option to be one of blind, check, drop"),
         (TypeError, {"query": torch.zeros(2, 4, 32)}, "expected query to be float16 or bfloat16"),
+        (TypeError, {"scale": "0.5"}, "expected scale to be a number or None, got str"),
         (ValueError, {"scale": float("inf")}, "expected scale to be finite in float32, got inf"),
         (ValueError, {"scale": 3e38}, "expected scale to be finite in float32, got 3e"),
         (
@@ -42,6 +43,11 @@ def tensors(**changes):
         ),
         (ValueError, {"lse": torch.zeros(2, 4, device="meta")}, "expected lse to be on the CPU"),
         (ValueError, {"lse": torch.zeros(4, 2).t()}, "expected lse to be torch.float32, contig"),
+        (
+            ValueError,
+            {"lse": torch._neg_view(torch.zeros(2, 4))},
+            "expected lse to be a tensor of its own, got a negated view",
+        ),
         (ValueError, {"lse": torch.zeros(2, 3)}, "expected lse to be of shape [2, 4], got [2, 3]"),
         (
             ValueError,
@@ -61,14 +67,13 @@ def test_a_workspace_of_just_the_size_will_do():
     pa_hp.simulate(**tensors(workspace=torch.zeros(size, dtype=torch.uint8)), timed=False)
 
 
-def test_a_negated_view_is_read_as_torch_reads_it():
+@pytest.mark.parametrize("name", [*SHAPE, "block_table", "seq_lens"])
+def test_a_negated_view_is_read_as_torch_reads_it(name):
     inputs = tensors()
-    imaginary = torch.view_as_complex(torch.randn(2, 4, 32, 2)).conj().imag
-    assert imaginary.is_neg()
-    want, _ = pa_hp.simulate(**inputs | {"query": imaginary.resolve_neg().half()}, timed=False)
-    half = torch._neg_view(imaginary.resolve_neg().half().neg())
-    assert half.is_neg()
-    got, _ = pa_hp.simulate(**inputs | {"query": half}, timed=False)
+    negated = torch._neg_view(inputs[name].neg())
+    assert negated.is_neg() and torch.equal(negated, inputs[name])
+    want, _ = pa_hp.simulate(**inputs, timed=False)
+    got, _ = pa_hp.simulate(**inputs | {name: negated}, timed=False)
     assert torch.equal(got, want)
 
 
