@@ -250,8 +250,6 @@ def _decode(arguments: argparse.Namespace) -> int:
         pages = "in random order" if arguments.shuffle else "ascending"
         print(f"decode {case.name} on the modelled {soc}; pages {pages}; no NPU was used")
         print(report)
-        if not arguments.check:
-            print("checker off: of the hazards only bounds were looked for")
         if row["gbps"] is not None:
             print(
                 f"Q, K, V and O once: {case.num_bytes / 1e6:.1f} MB, modelled {row['gbps']:.1f} "

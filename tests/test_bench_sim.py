@@ -122,6 +122,7 @@ def test_sim_decode_text_and_files(capsys, tmp_path):
     for part in ("no NPU was used", "pages ascending", "L2 cold", "910B2", "hazards: none",
                  "checker off", "workspace", "max error"):  # fmt: skip
         assert part in text
+    assert text.count("checker off") == 1
     assert "modelled, not measured" in (tmp_path / "t.json").read_text()
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 

@@ -139,7 +139,7 @@ class Report:
             f"GM read {size['gm_read']}, written {size['gm_write']}; from HBM {size['hbm_read']}, "
             f"to HBM {size['hbm_write']} (modelled {rate:.0f} GB/s)"
         )
-        lines.append(f"modelled balance {self.balance:.3f} (slowest cluster / mean)")
+        lines.append(f"modelled balance {self.balance:.3f} (last end / mean end)")
         for kind in ("AIC", "AIV"):
             cores = [c for c in self.busy if c.startswith(kind)]
             if not cores:

@@ -43,6 +43,7 @@ def test_text(report):
     assert lines[1] == f"hazards: none; {report.ops} operations"
     assert any(line.startswith("AIC busy (modelled, mean of 2): S ") for line in lines)
     assert "critical path (modelled):" in lines
+    assert f"modelled balance {report.balance:.3f} (last end / mean end)" in lines
     assert len(lines) <= 18
 
 
