@@ -176,7 +176,7 @@ def _shapes() -> list[DecodeCase]:
             head_dim_v=48,
             heads=9,
             kv_heads=3,
-            block_size=100,
+            block_size=48,
         ),
         case("peaked", (1, 100, 600), query_factor=20.0),
         case("peaked_group_7", (31, 520), query_factor=20.0, heads=7, kv_heads=1, head_dim=128),

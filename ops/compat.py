@@ -30,7 +30,7 @@ def _refuse_sizes(where: str, query: Tensor, key_cache: Tensor, value_cache: Ten
 
     So torch.compile, which cannot catch what an op raises, can still choose another function.
     """
-    if query.device.type != "npu":
+    if query.device.type != "npu" or (query.dim(), key_cache.dim(), value_cache.dim()) != (3, 4, 4):
         return
     limits = NPU_LIMITS
     head_dims = query.size(2), value_cache.size(3)
@@ -218,7 +218,7 @@ def _as_pages(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, step = _cut("key", key)
         value, value_step = _cut("value", value)
         count = seq // key.size(1)
-        if step != value_step:
+        if (key.size(1), step) != (value.size(1), value_step):
             raise NotImplementedError(
                 f"{_IFA}: dense key and value whose rows lie differently are not supported on the "
                 f"NPU; use a block_table"
@@ -286,18 +286,17 @@ def _uploaded(
 ) -> Tensor:
     """Lengths on the host, checked, as an int32 tensor on the device of `query`."""
     values = tuple(lengths.tolist() if isinstance(lengths, Tensor) else lengths)
+    _check_lengths(where, argument, values, capacity)
     device = query.device
     # A fake tensor must not stay behind in the cache, nor a real one come out of it.
     if device.type != "npu" or torch.compiler.is_compiling() or type(query) is not Tensor:
-        _check_lengths(where, argument, values, capacity)
         return torch.tensor(values, dtype=torch.int32, device=device)
     npu = torch.npu  # type: ignore[attr-defined]
     if not npu.is_current_stream_capturing():
         stream = npu.current_stream(device).npu_stream
-        return _cached_upload(where, argument, values, batch, capacity, device, stream)
+        return _cached_upload(values, batch, device, stream)
     # What a captured graph uses must live as long as the graph: its own memory, and no copy from
     # the host's.
-    _check_lengths(where, argument, values, capacity)
     tensor = torch.empty(len(values), dtype=torch.int32, device=device)
     row = 0
     for value, run in itertools.groupby(values):
@@ -310,15 +309,8 @@ def _uploaded(
 # whatever reads the tensor, and whatever gets the memory after it is behind.
 @functools.lru_cache(maxsize=16)
 def _cached_upload(
-    where: str,
-    argument: str,
-    values: tuple[int, ...],
-    batch: int,
-    capacity: int,
-    device: torch.device,
-    stream: int,
+    values: tuple[int, ...], batch: int, device: torch.device, stream: int
 ) -> Tensor:
-    _check_lengths(where, argument, values, capacity)
     # From pinned memory: any other copy to the device waits for the device.
     tensor = torch.tensor(values, dtype=torch.int32).expand(batch).contiguous()
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -326,8 +318,8 @@ def _cached_upload(
 
 def _check_lengths(where: str, argument: str, lengths: tuple[int, ...], capacity: int) -> None:
     for row, length in enumerate(lengths):
-        fits = not isinstance(length, float) and 0 <= length <= capacity
-        _expect(fits, where, f"{argument}[{row}]", f"in [0, {capacity}]", length)
+        if isinstance(length, float) or not 0 <= length <= capacity:
+            _expect(False, where, f"{argument}[{row}]", f"in [0, {capacity}]", length)
 
 
 def npu_paged_attention(

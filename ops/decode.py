@@ -56,7 +56,8 @@ def decode(
     IndexError
         A block id out of range in an entry that a sequence uses.
     pa_hp.BuildError
-        On first use, if the native library cannot be built.
+        On first use, if the native library cannot be built; of NPU tensors a RuntimeError with its
+        words.
 
     Notes
     -----

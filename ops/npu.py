@@ -15,8 +15,8 @@ _SHAPE = struct.Struct("@56x20qfi")
 _DTYPES = {number: name for name, number in DTYPES.items()}
 
 
-def _say(message: ctypes.c_void_p, size: int, error: Exception) -> None:
-    text = str(error).encode()[: size - 1] + b"\0"
+def _say(message: ctypes.c_void_p, size: int, error: BaseException) -> None:
+    text = (str(error) or type(error).__name__).encode()[: size - 1] + b"\0"
     ctypes.memmove(message, text, len(text))
 
 
@@ -25,7 +25,7 @@ def _loader(message: Any, size: int) -> bool:
     """Of kernels/proxy.cpp."""
     try:
         build.load("npu")
-    except Exception as error:  # all of them: nothing passes through C
+    except BaseException as error:  # all of them: nothing passes through C
         _say(message, size, error)
         return False
     return True
@@ -44,7 +44,7 @@ def _planner(shape: Any, clusters: int, result: Any, message: Any, size: int) ->
     try:
         words = plan(describe(_SHAPE.unpack(ctypes.string_at(shape, _SHAPE.size)), clusters)).pack()
         ctypes.memmove(result, words.ctypes.data, words.nbytes)
-    except Exception as error:
+    except BaseException as error:
         _say(message, size, error)
         return False
     return True

@@ -140,7 +140,7 @@ def _replacement(
                 )
             return ours(*args, **kwargs)
         # What is not supported, and what is wrong: the original has its own words for that.
-        except (NotImplementedError, TypeError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
             _say(name, str(error))
         return original(*args, **kwargs)
 

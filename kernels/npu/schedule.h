@@ -58,7 +58,7 @@ class Schedule {
     while (at_ < end_) {  // to the item that the share begins in
       const int64_t item = extent(length(seq_));
       if (at_ < item_start_ + head_groups_ * item) {
-        head_group_ = static_cast<int32_t>((at_ - item_start_) / (item > 0 ? item : 1));
+        head_group_ = static_cast<int32_t>((at_ - item_start_) / item);
         item_start_ += head_group_ * item;
         break;
       }

@@ -29,7 +29,7 @@ CLASSES = [
     named("group_1", BF16),
     named("group_8", HALF),
     named("query_heads_first", HALF),
-    dataclasses.replace(named("everything_strided", BF16), block_size=32),
+    named("everything_strided", BF16),
     named("one_token", BF16),
     named("only_empty_rows", HALF),
     named("no_rows", HALF),

@@ -12,7 +12,9 @@ from pa_hp.bench.cases import DecodeCase, make
 from virtual import Runtime, on_device
 
 CALLS, ROUNDS, ATTEMPTS, PAUSE = 100, 30, 8, 2.0
-CALL_US, MISS_US, RATIO = 10.0, 300.0, 1.5
+# In calls of torch.add on two small NPU tensors beside it, 5 us on the machine of the figures that
+# the test prints: a decode, and one whose batch was never seen (300 us there).
+RATIO, MISS_RATIO = 1.5, 60.0
 
 
 def microseconds(function, calls: int = CALLS) -> float:
@@ -61,8 +63,8 @@ def cpu() -> str:
 
 
 def test_host_cost(runtime, record_property):
-    """Undisturbed calls, the fastest tenth, against the bars; the ratio is of neighbours."""
-    bars = {"decode": CALL_US, "new batch": MISS_US, "ratio": RATIO}
+    """Undisturbed calls, the fastest tenth of each; the ratio of a decode is of neighbours."""
+    bars = {"decode": RATIO, "new batch": MISS_RATIO}
     best = dict.fromkeys(bars, float("inf"))
     texts = []
     for _ in range(ATTEMPTS):
@@ -76,9 +78,10 @@ def test_host_cost(runtime, record_property):
         )
         texts.append(f"{text}, ratio {ratio:.2f}; {cpu()}, torch {torch.__version__}")
         print(texts[-1])
-        best = {name: min(best[name], ({**fast, "ratio": ratio})[name]) for name in bars}
+        best["decode"] = min(best["decode"], ratio)
+        best["new batch"] = min(best["new batch"], fast["new batch"] / fast["torch.add"])
         if all(best[name] <= bar for name, bar in bars.items()):
             record_property("host_cost", texts[-1])
             return
         time.sleep(PAUSE)  # other work on the machine may end
-    pytest.fail("\n".join([f"expected at most {bars} in microseconds, got", *texts]))
+    pytest.fail("\n".join([f"expected at most {bars} calls of torch.add, got", *texts]))
