@@ -91,7 +91,7 @@ def _enter(where: str) -> None:
             ) from error
         # The first call of any ATB function puts all of them into torch_npu, which would undo the
         # patch: let it be now. Without the ATB library it never is.
-        with contextlib.suppress(OSError, RuntimeError, TypeError):
+        with contextlib.suppress(Exception):
             torch_npu._npu_paged_attention()
         _register_fake()
         for name, (ours, lengths) in _DROP_INS.items():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from pa_hp import __main__ as cli
 from pa_hp import build
 from pa_hp.kernels.sim import vnpu
 
@@ -47,3 +48,18 @@ def test_device_tests_are_skipped_elsewhere(python):
     options = ("-q", "-rs", "-k", "two_devices", "-p", "no:cacheprovider")
     done = python("-m", "pytest", "npu_device", *options, PA_HP_VNPU="", check=False)
     assert "needs the virtual NPU: make test-npu" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--devices", "0"], "expected 1 to 16 devices, got 0"),
+        (["--devices", "99"], "expected 1 to 16 devices, got 99"),
+        (["--memory", "-1"], "expected GiB of memory, more than 0, got -1"),
+        (["--memory", "nan"], "expected GiB of memory, more than 0, got nan"),
+    ],
+)
+def test_bad_options_are_named(options, words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["vnpu", *options, "--", "true"])
+    assert words in capsys.readouterr().err

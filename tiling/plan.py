@@ -323,7 +323,20 @@ def _workspace(head_dim_v: int) -> dict[str, int]:
 
 
 def workspace_bytes(head_dim_v: int, clusters: int) -> int:
-    """Bytes of scratch memory of a decode; nothing else counts."""
+    """Bytes of scratch memory of a decode; nothing else counts.
+
+    Raises
+    ------
+    ValueError
+        head_dim_v is no multiple of 16 up to 256, or clusters are not 1 to MAX_CLUSTERS.
+    """
+    for name, value, step, most in (
+        ("head_dim_v", head_dim_v, 16, 256),
+        ("clusters", clusters, 1, MAX_CLUSTERS),
+    ):
+        if not isinstance(value, int) or not 0 < value <= most or value % step:
+            rule = f"a multiple of {step} up to {most}" if step > 1 else f"1 to {most}"
+            raise ValueError(f"pa_hp.tiling: expected {name} to be {rule}, got {value!r}")
     return clusters * _workspace(head_dim_v)["bytes"]
 
 

@@ -124,8 +124,9 @@ class Report:
     def __str__(self) -> str:
         lines = []
         count = sum(f.count for f in self.hazards)
-        alone = "" if self.checked else " (out of bounds alone: checker off)"
-        lines.append(f"hazards: {count or 'none'}{alone}; {self.ops} operations")
+        alone = "" if self.checked else " (checker off: only what bounds and flags themselves tell)"
+        recorded = f"; {self.ops} operations" if self.ops else ""  # of a timed launch
+        lines.append(f"hazards: {count or 'none'}{alone}{recorded}")
         lines += [f"  {f.message}" + f" (x{f.count})" * (f.count > 1) for f in self.hazards[:3]]
         if len(self.hazards) > 3:
             lines.append(f"  and {len(self.hazards) - 3} more kinds")

@@ -286,12 +286,27 @@ class _Binary(ctypes.Structure):
     ]
 
 
+def _devices(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"expected 1 to 16 devices, got {text}")
+    return int(text)
+
+
+def _gib(text: str) -> float:
+    try:
+        if 0 < float(text) < 1 << 20:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected GiB of memory, more than 0, got {text}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--soc", default="910B2", choices=chip_names(), help="chip to report")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many NPUs")
+    parser.add_argument("--devices", type=_devices, default=1, metavar="N", help="how many NPUs")
     parser.add_argument(
-        "--memory", type=float, default=8.0, metavar="GIB", help="memory of each NPU"
+        "--memory", type=_gib, default=8.0, metavar="GIB", help="memory of each NPU"
     )
     parser.add_argument("cmd", nargs="*", metavar="CMD", help="what to run, behind --")
 

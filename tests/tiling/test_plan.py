@@ -247,6 +247,22 @@ def test_workspace_is_small(shape, make_desc):
     assert 24 * plan(make_desc(**shape)).ws_bytes <= 16 << 20
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((24, 24), "head_dim_v to be a multiple of 16 up to 256, got 24"),
+        ((-16, 24), "head_dim_v to be a multiple of 16 up to 256, got -16"),
+        ((64.0, 24), "head_dim_v to be a multiple of 16 up to 256, got 64.0"),
+        ((64, 0), "clusters to be 1 to 32, got 0"),
+        ((64, "24"), "clusters to be 1 to 32, got '24'"),
+    ],
+)
+def test_workspace_of_no_decode_is_refused(arguments, message):
+    with pytest.raises(ValueError) as error:
+        plan_module.workspace_bytes(*arguments)
+    assert str(error.value) == f"pa_hp.tiling: expected {message}"
+
+
 # ---- A function of the desc ---------------------------------------------------------------------
 
 
