@@ -15,7 +15,7 @@ from ..kernels.sim import chip_names
 from . import decode
 from .decode import Case
 
-DEVICES = {"cpu": ("upstream",), "sim": ("upstream", "ragged", "wide")}  # and their suites
+DEVICES = {"cpu": ("upstream", "cpu"), "sim": ("upstream", "ragged", "wide")}  # and their suites
 SOC = "910B2"
 SECONDS = 2.0
 PEERS = {"upstream": "upstream", "ifa": "ifa", "atb": "atb_v1"}  # --json's name, published.json's
@@ -31,7 +31,7 @@ def cases(suite: str) -> dict[str, Case]:
     """Cases of a suite by name."""
     if suite == "upstream":
         return decode.published()
-    chosen = _ragged() if suite == "ragged" else _wide()
+    chosen = {"ragged": _ragged, "wide": _wide, "cpu": _cpu}[suite]()
     return {case.name: case for case in chosen}
 
 
@@ -60,6 +60,28 @@ def _wide() -> list[Case]:
     ]
 
 
+def _cpu() -> list[Case]:
+    """Where a CPU's memory, its arithmetic or short rows are the limit; in float16 and bfloat16."""
+    ragged = torch.randint(1, 4097, (32,), generator=torch.Generator().manual_seed(0)).tolist()
+    shapes: dict[str, tuple[int, int, int, int, tuple[int, ...]]] = {
+        "b1_h32kv8_s4096": (32, 8, 128, 128, (4096,)),
+        "b1_h32kv8_s32768": (32, 8, 128, 128, (32768,)),
+        "b4_h32kv8_s2048": (32, 8, 128, 128, (2048,) * 4),
+        "b16_h32kv8_s2048": (32, 8, 128, 128, (2048,) * 16),
+        "b32_h32kv8_s1-4096": (32, 8, 128, 128, tuple(ragged)),
+        "b8_h16kv1_s8192": (16, 1, 128, 128, (8192,) * 8),
+        "b2_h32kv32_s2048": (32, 32, 128, 128, (2048,) * 2),
+        "bs16_b4_h32kv8_s2048": (32, 8, 128, 16, (2048,) * 4),
+        "d64_b4_h32kv8_s4096": (32, 8, 64, 128, (4096,) * 4),
+        "d256_b4_h32kv8_s1024": (32, 8, 256, 128, (1024,) * 4),
+    }
+    return [
+        Case(f"{name}_{dtype}", *shape, dtype)
+        for name, shape in shapes.items()
+        for dtype in ("fp16", "bf16")
+    ]
+
+
 @functools.cache
 def _published_us() -> dict[str, dict[str, float]]:
     data = json.loads(Path(__file__).with_name("published.json").read_text())
@@ -79,10 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(seconds=None)
     parser.add_argument(
         "--suite",
-        choices=DEVICES["sim"],
+        choices=sorted({suite for suites in DEVICES.values() for suite in suites}),
         default="upstream",
-        help="upstream: the published cases (default); with --device sim also ragged: lengths "
-        "that differ, and wide: other head_dims, block sizes and numbers of heads",
+        help="upstream: the published cases (default); with --device cpu also cpu: what limits a "
+        "CPU; with --device sim also ragged: lengths that differ, and wide: other head_dims, block "
+        "sizes and numbers of heads",
     )
     parser.add_argument(
         "--device",

@@ -50,11 +50,16 @@ def test_suites():
     }
     assert sorted(set(ragged["outlier_b32_h32kv8_s32768"].seq_lens)) == [512, 32768]
     assert len(wide) == 7
-    for name, case in (ragged | wide).items():
+    cpu = suites.cases("cpu")
+    assert len(cpu) == 20 and all(16e6 < case.kv_bytes < 310e6 for case in cpu.values())
+    assert all(name.endswith(f"_{case.dtype}") for name, case in cpu.items())
+    lengths = cpu["b32_h32kv8_s1-4096_bf16"].seq_lens
+    assert (len(lengths), min(lengths) >= 1, max(lengths) <= 4096) == (32, True, True)
+    for name, case in (ragged | wide | cpu).items():
         assert f"b{case.batch}_h{case.heads}kv{case.kv_heads}" in name
         assert f"d{case.head_dim}_" in name or case.head_dim == 128
         assert f"bs{case.block_size}_" in name or case.block_size == 128
-        assert name.split("kv")[1].endswith(f"_s{max(case.seq_lens)}") or case in ragged.values()
+        assert f"_s{max(case.seq_lens)}" in name or len(set(case.seq_lens)) > 1
 
 
 def test_published_times_are_copied_right():
@@ -203,7 +208,8 @@ def test_limit_covers_the_rounding_of_the_weights_and_little_more():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "wide"], "expected --suite upstream with --device cpu, got wide"),
+        (["--suite", "wide"], "expected --suite upstream or cpu with --device cpu, got wide"),
+        (["--device", "sim", "--suite", "cpu"], "upstream or ragged or wide with --device sim"),
         (["--soc", "910B2"], "expected no --soc with --device cpu"),
         (["--shuffle"], "expected no --shuffle with --device cpu"),
         (["--check"], "expected no --check with --device cpu"),
