@@ -112,7 +112,7 @@ def many_threads(seed: int) -> None:
             device = torch.device("npu", number % 2)
             torch.npu.set_device(device)
             with torch.npu.stream(torch.npu.Stream(device)):
-                compare(walk(seed + number, device, STEPS // THREADS))
+                compare(walk(seed + number, device, -(-STEPS // THREADS)))
         except BaseException as error:
             errors.append(error)
 
