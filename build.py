@@ -248,8 +248,9 @@ def clean() -> Path:
     file that another process has unlinked keeps nobody out.
     """
     root = _private_cache_dir()
-    names = "|".join([*TARGETS, "sim", "kernel", "vnpu", "vnpu-ops", "vnpu-env"])
-    builds = re.compile(rf"((?:{names})-[0-9a-f]{{16}})(\.tmp-\w+|\.failed\.log)?")
+    names = "|".join([*TARGETS, "sim", "kernel", "vnpu", "vnpu-ops", "vnpu-env", "vnpu-path"])
+    entry = rf"(?:{names})-[0-9a-f]{{16}}|selftest-unfenced"
+    builds = re.compile(rf"({entry})(\.tmp-\w+|\.failed\.log)?")
     for path in root.iterdir():
         match = builds.fullmatch(path.name)
         if match is None:

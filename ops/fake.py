@@ -159,7 +159,8 @@ class _Checker:
                 f"a positive multiple of {kv_heads} (kv_heads of key_cache)",
                 query.size(1),
             )
-        block_size, step, most = key_cache.size(1), *self.limits[3:5]
+        block_size = key_cache.size(1)
+        step, most = self.limits.block_size_step, self.limits.block_size_max
         for condition in (block_size % step == 0, block_size <= most):
             self.expect(
                 torch._check_value,

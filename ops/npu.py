@@ -52,25 +52,10 @@ def _planner(shape: Any, clusters: int, result: Any, message: Any, size: int) ->
 
 def describe(fields: tuple[Any, ...], clusters: int) -> DecodeDesc:
     """What a plan depends on, from the fields of a DecodeParams behind its pointers."""
-    batch, heads, kv_heads, _group, head_dim, head_dim_v, num_blocks, block_size = fields[:8]
-    return DecodeDesc(
-        dtype=_DTYPES[fields[21]],
-        batch=batch,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        head_dim_v=head_dim_v,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        max_blocks=fields[8],
-        scale=fields[20],
-        clusters=clusters,
-        query_strides=fields[9:11],
-        key_strides=fields[11:14],
-        value_strides=fields[14:17],
-        block_table_stride=fields[17],
-        out_strides=fields[18:20],
-    )
+    sizes, strides, (scale, dtype) = fields[:9], fields[9:20], fields[20:]
+    values: list[Any] = [_DTYPES[dtype], *sizes[:3], *sizes[4:], scale, clusters]  # not the group
+    values += [strides[:2], strides[2:5], strides[5:8], strides[8], strides[9:]]
+    return DecodeDesc(*values)
 
 
 def install(library: ctypes.CDLL) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..kernels import sim
 from ..kernels.sim.report import chip_parameters
-from ..tiling.plan import LOG2E, DecodeDesc, plan, workspace_bytes
+from ..tiling.plan import DecodeDesc, finite, plan, workspace_bytes
 from .fake import NPU_LIMITS, _Checker
 
 _OPTIONS = {"blind", "check", "drop", "latest", "schedule_seed", "strict_visibility", "warm"}
@@ -148,9 +148,8 @@ def simulate(
     head_dim_v = value_cache.size(3)
     (clusters,) = (int(n) for n in chip_parameters(soc, ["cube_cores"]))
     out = query.new_empty(batch, heads, head_dim_v)
-    with np.errstate(over="ignore"):
-        finite = scale is None or bool(np.isfinite(np.float32(scale) * LOG2E))
-    checker.expect(torch._check_value, finite, "scale", "finite in float32", scale)
+    good = scale is None or finite(scale)
+    checker.expect(torch._check_value, good, "scale", "finite in float32", scale)
     the_plan = plan(describe(query, key_cache, value_cache, block_table, out, scale, clusters))
     size = workspace_bytes(head_dim_v, clusters)
     if workspace is None:

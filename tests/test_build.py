@@ -337,6 +337,7 @@ def test_clean_removes_builds_and_nothing_else(tiny):
     foreign = [tiny.cache / "tiny-notes", tiny.cache / "photos"]
     foreign[0].touch()
     foreign[1].mkdir()
+    (tiny.cache / "selftest-unfenced" / "pa_hp").mkdir(parents=True)
     assert build.clean() == tiny.cache
     assert tiny.entries == sorted(path.name for path in foreign)
 

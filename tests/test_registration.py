@@ -31,6 +31,14 @@ CLASSES = [
 ]
 
 
+OPCHECK_UTILS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
+
 def keyword(op: str, case, inputs) -> dict:
     """Keyword arguments of a call, with an `out` where the op wants one."""
     extra = {"scale": case.scale}
@@ -48,12 +56,7 @@ def test_opcheck(op, case):
         OPS[op],
         tuple(inputs),
         keyword(op, case, inputs),
-        test_utils=(
-            "test_schema",
-            "test_autograd_registration",
-            "test_faketensor",
-            "test_aot_dispatch_dynamic",
-        ),
+        test_utils=OPCHECK_UTILS,
     )
 
 

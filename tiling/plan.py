@@ -330,13 +330,8 @@ def workspace_bytes(head_dim_v: int, clusters: int) -> int:
     ValueError
         head_dim_v is no multiple of 16 up to 256, or clusters are not 1 to MAX_CLUSTERS.
     """
-    for name, value, step, most in (
-        ("head_dim_v", head_dim_v, 16, 256),
-        ("clusters", clusters, 1, MAX_CLUSTERS),
-    ):
-        if not isinstance(value, int) or not 0 < value <= most or value % step:
-            rule = f"a multiple of {step} up to {most}" if step > 1 else f"1 to {most}"
-            raise ValueError(f"pa_hp.tiling: expected {name} to be {rule}, got {value!r}")
+    _expect_multiple("head_dim_v", head_dim_v, 256)
+    _expect_clusters(clusters)
     return clusters * _workspace(head_dim_v)["bytes"]
 
 
@@ -371,43 +366,51 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
 # Sizes by their least value, and of strides how many there are.
 _LEAST = {"batch": 0, "heads": 1, "kv_heads": 1, "num_blocks": 0, "max_blocks": 0}
 _STRIDES = {"query_strides": 2, "key_strides": 3, "value_strides": 3, "out_strides": 2}
-LOG2E = np.float32(1.442695)  # the kernels work with powers of 2
+
+
+def finite(scale: float) -> bool:
+    """Whether the kernels can take a scale: they work in float32 and with powers of 2."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.float32(scale) * np.float32(1.442695)))
+
+
+def _expect(good: bool, name: str, rule: str, value: object) -> None:
+    if not good:
+        raise ValueError(f"pa_hp.tiling: expected {name} to be {rule}, got {value!r}")
+
+
+def _expect_multiple(name: str, value: int, most: int) -> None:
+    good = isinstance(value, int) and 0 < value <= most and value % FRACTAL == 0
+    _expect(good, name, f"a multiple of {FRACTAL} up to {most}", value)
+
+
+def _expect_clusters(value: int) -> None:
+    good = isinstance(value, int) and 1 <= value <= MAX_CLUSTERS
+    _expect(good, "clusters", f"1 to {MAX_CLUSTERS}", value)
 
 
 def _check(desc: DecodeDesc) -> None:
     """Raise ValueError for what the kernel does not take."""
-
-    def expect(good: bool, name: str, rule: str, value: object) -> None:
-        if not good:
-            raise ValueError(f"pa_hp.tiling: expected {name} to be {rule}, got {value!r}")
-
-    def multiple_of_16(name: str, most: int) -> None:
-        value = getattr(desc, name)
-        good = 0 < value <= most and value % 16 == 0
-        expect(good, name, f"a multiple of 16 up to {most}", value)
-
-    expect(desc.dtype in DTYPES, "dtype", " or ".join(DTYPES), desc.dtype)
+    _expect(desc.dtype in DTYPES, "dtype", " or ".join(DTYPES), desc.dtype)
     for name, least in _LEAST.items():
         value = getattr(desc, name)
         good = isinstance(value, int) and least <= value < 2**31
-        expect(good, name, f"{least} or more, and less than 2^31", value)
+        _expect(good, name, f"{least} or more, and less than 2^31", value)
     for name, count in _STRIDES.items():
         value = getattr(desc, name)
         good = isinstance(value, tuple) and len(value) == count
-        expect(good, name, f"{count} strides", value)
-    with np.errstate(over="ignore"):
-        good = bool(np.isfinite(np.float32(desc.scale) * LOG2E))
-    expect(good, "scale", "finite in float32", desc.scale)
-    multiple_of_16("head_dim", 256)
-    multiple_of_16("head_dim_v", 256)
-    multiple_of_16("block_size", 512)
+        _expect(good, name, f"{count} strides", value)
+    _expect(finite(desc.scale), "scale", "finite in float32", desc.scale)
+    _expect_multiple("head_dim", desc.head_dim, 256)
+    _expect_multiple("head_dim_v", desc.head_dim_v, 256)
+    _expect_multiple("block_size", desc.block_size, 512)
     rule = f"1 to {MAX_ROWS} times kv_heads, {desc.kv_heads}"
     good = desc.heads % desc.kv_heads == 0 and 1 <= desc.group <= MAX_ROWS
-    expect(good, "heads", rule, desc.heads)
-    expect(1 <= desc.clusters <= MAX_CLUSTERS, "clusters", f"1 to {MAX_CLUSTERS}", desc.clusters)
+    _expect(good, "heads", rule, desc.heads)
+    _expect_clusters(desc.clusters)
     gap = (desc.out_strides[1] - desc.head_dim_v) * ITEM  # between rows of a store, 32 bits
     good = desc.heads == 1 or 0 <= gap < 2**32
-    expect(good, "out_strides[1]", "at least head_dim_v, and less than 2^31", desc.out_strides[1])
+    _expect(good, "out_strides[1]", "at least head_dim_v, and less than 2^31", desc.out_strides[1])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -94,8 +94,11 @@ def command(arguments: argparse.Namespace) -> int:
                     path = Path(_file_name(report))
                 _write(path, report)  # after every step: nothing is lost if this process ends
                 print(_line(record), flush=True)
-    except OSError as error:
-        print(f"python -m pa_hp selftest: expected --out to be writable: {error}", file=sys.stderr)
+    except _Unwritable as error:
+        print(
+            f"python -m pa_hp selftest: expected --out to be writable, got: {error}",
+            file=sys.stderr,
+        )
         return 2
     print("\n".join(["", *summary(report), f"report: {path}"]))
     return 1 if any(record["status"] == "failed" for record in report["steps"]) else 0
@@ -106,11 +109,18 @@ def _file_name(report: Record) -> str:
     return f"pa_hp-selftest-{soc}-{report['date'][:10]}.json"
 
 
+class _Unwritable(OSError):
+    """Of the report, not of anything else that goes on."""
+
+
 def _write(path: Path, report: Record) -> None:
     text = json.dumps(report, indent=1)
     partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise _Unwritable(error) from error
 
 
 # ---- The worker ----------------------------------------------------------------------------------
@@ -198,7 +208,7 @@ def _worker(names: Sequence[str], log: IO[bytes]) -> Iterator[int]:
     try:
         yield read
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver can hold on to it
             process.wait(timeout=30)

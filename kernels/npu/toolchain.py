@@ -91,17 +91,13 @@ def _bisheng(home: Path, found_by: str) -> Toolchain:
 
     expect(home.is_dir(), "CANN's directory", "none")
     machine = f"{platform.machine()}-linux"
-    folders = [home / "bin", home / "compiler" / "bin", home / "compiler" / "ccec_compiler" / "bin"]
-    folders += [
-        home / machine / "ccec_compiler" / "bin",
-        home / "tools" / "bisheng_compiler" / "bin",
-    ]
-    where = os.pathsep.join(map(str, folders))
+    folders = ["bin", "compiler/bin", "compiler/ccec_compiler/bin"]
+    folders += [f"{machine}/ccec_compiler/bin", "tools/bisheng_compiler/bin"]
+    where = os.pathsep.join(str(home / folder) for folder in folders)
     program = shutil.which("bisheng", path=where)
     expect(program is not None, f"bisheng in one of {where}", "none")
     assert program is not None
-    for header in ("include/acl/acl.h",):
-        expect((home / header).is_file(), f"CANN's header {header}", "none")
+    expect((home / "include/acl/acl.h").is_file(), "CANN's header include/acl/acl.h", "none")
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     expect(done.returncode == 0, f"`{program} --version` to print a version", done.stderr)
     command = [program, "-fPIC", "-shared", "-xcce", "-O2", "-std=c++17"]
@@ -109,10 +105,8 @@ def _bisheng(home: Path, found_by: str) -> Toolchain:
     command += [f"-I{home}/include", f"-I{ROOT}"]
     command += ["-include", str(ROOT / "decode.cce"), str(ROOT / "launch.cpp")]
     link = (f"-L{home}/lib64", f"-Wl,-rpath,{home}/lib64", "-lascendcl", "-lruntime")
-    facts = (
-        f"cann {_version(home / machine)}",
-        f"bisheng {program}: {done.stdout.splitlines()[:1]}",
-    )
+    said = done.stdout.partition("\n")[0]
+    facts = (f"cann {_version(home / machine)}", f"bisheng {program}: {said}")
     return Toolchain("bisheng", facts, (*command, *link), link)
 
 
@@ -157,15 +151,16 @@ def expect_soc(name: str) -> None:
 
 
 def key_lines(toolchain: Toolchain, package: Path) -> list[str]:
-    """Everything that decides the library, one fact a line."""
+    """What decides the library beside what build.py names for every target, one fact a line."""
     version = package / "version.py"
-    folders = [ROOT, ROOT.parent]
+    # Where the sources lie is no part of it, what they are is.
+    command = " ".join(toolchain.compile).replace(str(build.ROOT), "pa_hp")
     return [
         *build.file_lines([version] if version.is_file() else []),
         *toolchain.facts,
-        f"command {' '.join(toolchain.compile)}",
+        f"command {command}",
         f"extension {flags(toolchain, package)}",
-        *build.file_lines(path for folder in folders for path in build.sources_in(folder)),
+        *build.file_lines(build.sources_in(ROOT.parent)),
     ]
 
 

@@ -19,6 +19,31 @@ DRAW = random.Random(0)
     ],
 )
 def test_clusters_end_together(heads, kv_heads, dim, lengths):
+    assert balance(heads, kv_heads, dim, lengths) <= 1.05
+
+
+@pytest.mark.full
+def test_random_mixtures(capsys):
+    """At least 512 KV tokens a cluster; docs/kernel.md has the figures that this prints."""
+    rng = random.Random(1)
+    found = []
+    while len(found) < 100:
+        heads, kv_heads = rng.choice([(8, 1), (16, 1), (64, 1), (32, 4), (32, 8), (8, 8)])
+        few, short = rng.randint(1, 24), rng.choice([1, 16, 33, 65, 129, 256])
+        lengths = [rng.randint(1, short) for _ in range(int(2 ** rng.uniform(0, 10)))]
+        lengths += [int(2 ** rng.uniform(7, 13)) for _ in range(few)]
+        rng.shuffle(lengths)
+        if 512 * 24 <= sum(lengths) * kv_heads <= 1 << 18:
+            found.append(balance(heads, kv_heads, 128, lengths))
+    over = sum(one > 1.05 for one in found)
+    with capsys.disabled():
+        print(f"modelled balance: {over} of 100 over 1.05, the worst {max(found):.3f}")
+    # The bar is 1.05: this only keeps what is not there yet from growing.
+    assert over <= 34 and max(found) <= 1.26
+
+
+def balance(heads, kv_heads, dim, lengths):
+    """Modelled: the last cube core's end over the mean of all."""
     pages = [-(-length // BLOCK) for length in lengths]
     table = torch.zeros(len(lengths), max(pages), dtype=torch.int32)
     ids = iter(range(sum(pages)))
@@ -28,4 +53,4 @@ def test_clusters_end_together(heads, kv_heads, dim, lengths):
     cache = torch.zeros(sum(pages), BLOCK, kv_heads, dim).half()
     seq_lens = torch.tensor(lengths, dtype=torch.int32)
     _, report = pa_hp.simulate(query, cache, cache, table, seq_lens, check=False)
-    assert report.balance <= 1.05
+    return report.balance

@@ -11,19 +11,13 @@ import torch
 from pa_hp import build
 from pa_hp.bench.cases import Inputs, make, named
 from pa_hp.bench.checks import check_lse, check_out
+from test_registration import OPCHECK_UTILS, keyword
 from torch._subclasses import FakeTensorMode
 from virtual import on_device
 
 pa_hp.load()
 HALF, BF16 = torch.float16, torch.bfloat16
 OPS = {name: getattr(torch.ops.pa_hp, name) for name in ("decode", "decode_out", "decode_lse")}
-UTILS = (
-    "test_schema",
-    "test_autograd_registration",
-    "test_faketensor",
-    "test_aot_dispatch_dynamic",
-)
-
 CLASSES = [
     named("block_edges", HALF),
     named("group_1", BF16),
@@ -40,15 +34,6 @@ CLASSES = [
 
 def ids(case) -> str:
     return case.id
-
-
-def keyword(op: str, case, inputs) -> dict:
-    """Keyword arguments of a call, with an `out` where the op wants one."""
-    extra = {"scale": case.scale}
-    if op == "decode_out":
-        query, _, value_cache = inputs[:3]
-        extra["out"] = query.new_empty(query.size(0), query.size(1), value_cache.size(3))
-    return extra
 
 
 @pytest.mark.parametrize("case", CLASSES, ids=ids)
@@ -70,8 +55,8 @@ def test_answers(case):
 def test_opcheck(op, case):
     inputs = Inputs(*map(on_device, make(case)))
     arguments = keyword(op, case, inputs)
-    done = torch.library.opcheck(OPS[op], tuple(inputs), arguments, test_utils=UTILS)
-    assert done == dict.fromkeys(UTILS, "SUCCESS")
+    done = torch.library.opcheck(OPS[op], tuple(inputs), arguments, test_utils=OPCHECK_UTILS)
+    assert done == dict.fromkeys(OPCHECK_UTILS, "SUCCESS")
 
 
 @pytest.mark.parametrize("case", CLASSES, ids=ids)

@@ -1,14 +1,13 @@
 """What a call costs the host, with launches and tasks that do nothing: a figure of this machine."""
 
 import itertools
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from pa_hp.bench.cases import DecodeCase, make
+from pa_hp.bench.harness import cpu_name
 from virtual import Runtime, on_device
 
 CALLS, ROUNDS, ATTEMPTS, PAUSE = 100, 30, 8, 2.0
@@ -53,15 +52,6 @@ def attempt(runtime: Runtime) -> tuple[list[float], list[float], list[float]]:
 NEVER_SEEN = itertools.count(1)  # batches: a new plan each
 
 
-def cpu() -> str:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()
-
-
 def test_host_cost(runtime, record_property):
     """Undisturbed calls, the fastest tenth of each; the ratio of a decode is of neighbours."""
     bars = {"decode": RATIO, "new batch": MISS_RATIO}
@@ -76,7 +66,7 @@ def test_host_cost(runtime, record_property):
             f"{name} {statistics.median(values):.1f} us [p10 {fast[name]:.1f}]"
             for name, values in figures.items()
         )
-        texts.append(f"{text}, ratio {ratio:.2f}; {cpu()}, torch {torch.__version__}")
+        texts.append(f"{text}, ratio {ratio:.2f}; {cpu_name()}, torch {torch.__version__}")
         print(texts[-1])
         best["decode"] = min(best["decode"], ratio)
         best["new batch"] = min(best["new batch"], fast["new batch"] / fast["torch.add"])
