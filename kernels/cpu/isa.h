@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../params.h"
+#include "decode.h"
 
 namespace pa_hp::cpu {
 
@@ -32,11 +33,13 @@ struct Kernels {
   void (*finish)(const DecodeParams& params, int64_t seq, int64_t head, int64_t rows, State state);
 };
 
-// Tokens whose keys are read before their values: a tile of both stays in the L2 cache.
-int64_t tile_tokens(const DecodeParams& params);
-int64_t scratch_floats(const DecodeParams& params);
-// Whether the next tile is asked for while one is worked on.
-bool wants_prefetch(const DecodeParams& params);
+// Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind them.
+constexpr int64_t kRoom = kChunkTokens + 16;
+
+// Pointers to keys and values, and scores of all heads.
+inline int64_t scratch_floats(const DecodeParams& params) {
+  return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + params.heads);
+}
 
 namespace baseline {
 extern const Kernels kernels;
