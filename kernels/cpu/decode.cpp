@@ -30,6 +30,10 @@ Isa choose_isa() {
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                           __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16") &&
+      (any || std::strcmp(wanted, "avx512_bf16") == 0)) {
+    return {"avx512_bf16", &avx512_bf16::kernels};
+  }
   if (has_avx512 && (any || std::strcmp(wanted, "avx512") == 0)) {
     return {"avx512", &avx512::kernels};
   }
@@ -38,7 +42,7 @@ Isa choose_isa() {
   if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
   throw std::runtime_error(
       std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
-                  "machine (baseline, avx2, avx512), got ") +
+                  "machine (baseline, avx2, avx512, avx512_bf16), got ") +
       wanted);
 }
 
@@ -51,7 +55,8 @@ const Isa& isa() {
 const Kernels& kernels_for(const DecodeParams& p) {
 #if defined(__x86_64__)
   const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0;
-  if (isa().kernels == &avx512::kernels && !whole) return avx2::kernels;
+  const bool wide = isa().kernels == &avx512::kernels || isa().kernels == &avx512_bf16::kernels;
+  if (wide && !whole) return avx2::kernels;
 #endif
   return *isa().kernels;
 }

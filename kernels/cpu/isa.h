@@ -33,7 +33,8 @@ struct Kernels {
   void (*finish)(const DecodeParams& params, int64_t seq, int64_t head, int64_t rows, State state);
 };
 
-// Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind them.
+// Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind
+// them.
 constexpr int64_t kRoom = kChunkTokens + 16;
 
 // Pointers to keys and values, and scores of all heads.
@@ -49,6 +50,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {  // head_dim and head_dim_v are multiples of 16
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {  // likewise
 extern const Kernels kernels;
 }
 #endif

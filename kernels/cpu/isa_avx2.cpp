@@ -1,32 +1,7 @@
-// Kernels for AVX2 + FMA + F16C: 32-byte vectors. The target is set here and not by a compiler
-// flag, so that one library runs on every x86-64 machine; headers come first, they keep the default
-// target.
+// AVX2 + FMA + F16C: 32-byte vectors.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <utility>
-
-#include "isa.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-
 #define PA_HP_ISA avx2
 #define PA_HP_VECTOR_BYTES 32
-#define PA_HP_F16C 1
-#include "kernel.inl"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#define PA_HP_TARGET "avx2,fma,f16c"
+#include "isa_x86.inl"
 #endif

@@ -1,6 +1,7 @@
 // The attention arithmetic, written once on compiler vectors and included once per instruction set.
-// The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, and PA_HP_F16C where the
-// target converts fp16 in hardware. No lambdas here: they would not inherit the includer's target.
+// The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, PA_HP_F16C where the target
+// converts fp16 in hardware, and PA_HP_BF16_DOT where it has dot products of bfloat16 pairs. No
+// lambdas here: they would not inherit the includer's target.
 
 namespace pa_hp::cpu {
 namespace PA_HP_ISA {
@@ -230,16 +231,9 @@ inline void store_sums(Vec v0, Vec v1, Vec v2, Vec v3, float* out) {
       halves + PA_HP_SHUFFLE(halves, halves, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
   std::memcpy(out, &sums, 4 * sizeof(float));
 #else
-  // Blends where they will do: unlike shuffles they have execution units besides those of FMA.
-  const Vec even = PA_HP_SHUFFLE(v0, v2, 0, 1, 10, 11, 4, 5, 14, 15) +
-                   PA_HP_SHUFFLE(v0, v2, 2, 3, 8, 9, 6, 7, 12, 13);
-  const Vec odd = PA_HP_SHUFFLE(v1, v3, 0, 1, 10, 11, 4, 5, 14, 15) +
-                  PA_HP_SHUFFLE(v1, v3, 2, 3, 8, 9, 6, 7, 12, 13);
-  const Vec crossed = PA_HP_SHUFFLE(odd, even, 0, 9, 2, 11, 4, 13, 6, 15);
-  const Vec halves = PA_HP_SHUFFLE(even, odd, 0, 9, 2, 11, 4, 13, 6, 15) +
-                     PA_HP_SHUFFLE(crossed, crossed, 1, 0, 3, 2, 5, 4, 7, 6);
-  const Vec sums = halves + PA_HP_SHUFFLE(halves, halves, 4, 5, 6, 7, 0, 1, 2, 3);
-  std::memcpy(out, &sums, 4 * sizeof(float));
+  const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps((__m256)v0, (__m256)v1),
+                                       _mm256_hadd_ps((__m256)v2, (__m256)v3));
+  _mm_storeu_ps(out, _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1));
 #endif
 }
 
@@ -260,14 +254,15 @@ void load_query(const DecodeParams& p, int64_t seq, float* query) {
   }
 }
 
-// Places of a chunk that are read in turn: a core follows several streams of memory faster than one,
-// and arithmetic then hides behind them. With the same kernel, one Zen 3 core and cold pages, group 4
-// in float16: 10 GB/s with 2 streams, 13 with 3, 15 with 4, 13 with 8.
+// Places of a chunk that are read in turn: a core follows several streams of memory faster than
+// one, and arithmetic then hides behind them. With the same kernel, one Zen 3 core and cold pages,
+// group 4 in float16: 10 GB/s with 2 streams, 13 with 3, 15 with 4, 13 with 8.
 constexpr int kStreams = 4;
 
 // Tokens whose scores or values are worked on together, of all kv heads in turn: few, so that each
-// stream is read in the order of memory. Three by four rows are twelve sums, which with the keys and
-// a query just fit AVX2's registers. 15 GB/s as above; 13 with 6 and 4 tokens, 12.5 with 3 and 8.
+// stream is read in the order of memory. Three by four rows are twelve sums, which with the keys
+// and a query just fit AVX2's registers. 15 GB/s as above; 13 with 6 and 4 tokens, 12.5 with 3
+// and 8.
 constexpr int64_t kScoreTokens = 3;
 constexpr int64_t kValueTokens = 4;
 
@@ -341,6 +336,52 @@ template <class T>
   store_sums(r0.b, r1.b, r2.b, r3.b, scores + 4);
   store_sums(r0.c, r1.c, r2.c, r3.c, scores + 8);
 }
+
+#if PA_HP_BF16_DOT
+// sum += the products of two neighbouring elements.
+[[gnu::always_inline]] inline void add_dot(Vec& sum, BitVec a, BitVec b) {
+#if PA_HP_F16C
+  sum = (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#else
+  sum += (Vec)(a << 16) * (Vec)(b << 16);
+  sum += (Vec)(a & 0xffff0000u) * (Vec)(b & 0xffff0000u);
+#endif
+}
+
+inline BitVec load_words(const BFloat* p) {
+  BitVec words;
+  std::memcpy(&words, p, sizeof words);
+  return words;
+}
+
+[[gnu::always_inline]] inline void add_dots(RowSums& sums, const BFloat* query, BitVec key_a,
+                                            BitVec key_b, BitVec key_c) {
+  const BitVec q = load_words(query);
+  add_dot(sums.a, q, key_a);
+  add_dot(sums.b, q, key_b);
+  add_dot(sums.c, q, key_c);
+}
+
+// As score_tile_4, with the query as it came: half the instructions. `head_dim` is a multiple of
+// 2 * kLanes.
+[[gnu::noinline]] void score_dot_4(const BFloat* query, int64_t query_stride, float factor,
+                                   const BFloat* const* keys, int64_t offset, int64_t head_dim,
+                                   float* scores) {
+  RowSums r0, r1, r2, r3;
+  for (int64_t i = 0; i < head_dim; i += 2 * kLanes) {
+    const BitVec a = load_words(keys[0] + offset + i);
+    const BitVec b = load_words(keys[1] + offset + i);
+    const BitVec c = load_words(keys[2] + offset + i);
+    add_dots(r0, query + i, a, b, c);
+    add_dots(r1, query + query_stride + i, a, b, c);
+    add_dots(r2, query + 2 * query_stride + i, a, b, c);
+    add_dots(r3, query + 3 * query_stride + i, a, b, c);
+  }
+  store_sums(r0.a * factor, r1.a * factor, r2.a * factor, r3.a * factor, scores);
+  store_sums(r0.b * factor, r1.b * factor, r2.b * factor, r3.b * factor, scores + 4);
+  store_sums(r0.c * factor, r1.c * factor, r2.c * factor, r3.c * factor, scores + 8);
+}
+#endif
 
 // Scores of `tokens` tokens become weights; every row's maximum and sum are written.
 template <int kRows>
@@ -468,8 +509,8 @@ struct Chunk {
   const DecodeParams& p;
   const T* const* keys;
   const T* const* values;
-  int64_t tokens;
-  const float* query;
+  const T* query;       // [heads, head_dim], as it came
+  const float* scaled;  // load_query's
   State state;
   float* weights;  // [heads, kRoom]
 };
@@ -481,9 +522,20 @@ struct ScoreStep {  // of tokens [begin, end)
   static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
                   int64_t end) {
     const DecodeParams& p = chunk.p;
-    const float* query = chunk.query + head * p.head_dim;
+    const float* query = chunk.scaled + head * p.head_dim;
     const int64_t offset = kv_head * p.key_stride_head;
     float* scores = chunk.weights + head * kRoom;
+#if PA_HP_BF16_DOT
+    if constexpr (kRows == 4 && std::is_same_v<T, BFloat>) {
+      if (p.head_dim % (2 * kLanes) == 0) {
+        for (int64_t t = begin; t < end; t += kScoreTokens) {
+          score_dot_4(chunk.query + head * p.query_stride_head, p.query_stride_head,
+                      p.scale * kLog2E, chunk.keys + t, offset, p.head_dim, scores + t * kRows);
+        }
+        return;
+      }
+    }
+#endif
     for (int64_t t = begin; t < end; t += kScoreTokens) {
       if constexpr (kRows == 4) {
         score_tile_4(query, chunk.keys + t, offset, p.head_dim, scores + t * kRows);
@@ -580,7 +632,8 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   float* weights = reinterpret_cast<float*>(values + kRoom);
   find_rows(p, seq, begin, end, keys, values);
   const int64_t tokens = end - begin;
-  const Chunk<T> chunk{p, keys, values, tokens, query, state, weights};
+  const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
+  const Chunk<T> chunk{p, keys, values, unscaled, query, state, weights};
   for (int64_t t = 0; t < tokens; t += kScoreTokens) {
     each_head<ScoreStep>(chunk, kv_begin, kv_end, t, std::min(t + kScoreTokens, tokens));
   }

@@ -1,0 +1,85 @@
+"""The CPU kernel for instruction sets that this machine lacks: lowered, or under an emulator."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pa_hp
+import pytest
+import torch
+from pa_hp import build
+from pa_hp.bench.cases import CASES, DTYPES, DecodeCase, make
+from pa_hp.bench.checks import bits, check_against_peer, check_lse, check_out
+
+ROOT = Path(__file__).parent.parent
+ARM_COMPILERS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-g++-12")
+SOME_CASES = [case for case in CASES if case.lengths]
+SOME_CASES += [
+    DecodeCase("wide_groups", (1, 100, 513), dtype, 24, 2, 96, 64, query_factor=2.0)
+    for dtype in DTYPES
+]
+# AVX-512's vectors are 16 floats; other head_dims are AVX2's.
+WHOLE = [case for case in SOME_CASES if case.head_dim % 16 == case.value_dim % 16 == 0]
+
+
+def compile_decode(tmp_path_factory, compiler, *sources_and_flags):
+    program = tmp_path_factory.mktemp("cpu") / "decode_file"
+    sources = ["tests/cpu/decode_file.cpp", "kernels/cpu/decode.cpp", *sources_and_flags]
+    command = [compiler, "-std=c++17", "-O1", "-Wno-psabi", "-o", program, *sources]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory):
+    return [compile_decode(tmp_path_factory, build.compiler(), "-DPA_HP_LOWERED=1")]
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory):
+    compiler = next(filter(shutil.which, ARM_COMPILERS), None)
+    emulator = shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no aarch64 compiler and emulator (Debian: g++-aarch64-linux-gnu, qemu-user)")
+    baseline = "kernels/cpu/isa_baseline.cpp"
+    return [emulator, compile_decode(tmp_path_factory, compiler, "-static", baseline)]
+
+
+def run(command, case, inputs, tmp_path):
+    """`out` and `lse` of the program behind `command`."""
+    query, keys, values, table, _ = inputs
+    sizes = [*query.shape[:2], keys.size(2), query.size(2), values.size(3)]
+    sizes += [*keys.shape[:2], table.size(1), DTYPES.index(case.dtype)]
+    scale = query.size(2) ** -0.5 if case.scale is None else case.scale
+    source, target = tmp_path / "in", tmp_path / "out"
+    head = np.array(sizes, np.int64).tobytes() + np.float32(scale).tobytes()
+    source.write_bytes(head + b"".join(map(bits, inputs)))
+    environment = {**os.environ, "PA_HP_CPU_ISA": "baseline"}
+    subprocess.run([*command, source, target], env=environment, check=True)
+    data = bytearray(target.read_bytes())
+    out_shape = (*query.shape[:2], values.size(3))
+    count = query.size(0) * query.size(1)
+    lse = torch.tensor(np.frombuffer(data[len(data) - 4 * count :], np.float32))
+    out = torch.frombuffer(data, dtype=case.dtype, count=count * values.size(3))
+    return out.view(out_shape), lse.view(query.shape[:2])
+
+
+def check(command, case, tmp_path):
+    inputs = make(case)
+    want, want_lse = pa_hp.reference(*inputs, scale=case.scale)
+    out, lse = run(command, case, inputs, tmp_path)
+    check_out(case, inputs, out, want)
+    check_against_peer(case, inputs, out, want)
+    check_lse(case, inputs, lse, want_lse)
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.id)
+def test_avx512_lowered(case, lowered, tmp_path):
+    check(lowered, case, tmp_path)
+
+
+@pytest.mark.parametrize("case", SOME_CASES, ids=lambda case: case.id)
+def test_aarch64(case, aarch64, tmp_path):
+    check(aarch64, case, tmp_path)
