@@ -1,5 +1,6 @@
-"""Shared set-up: the modules beside the tests, hypothesis, the thread count."""
+"""Shared set-up: the modules beside the tests, hypothesis, compilers, the thread count."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import hypothesis
 import pa_hp
 import pytest
 import torch
+from pa_hp import build
 
 # The root of the repository is the package, so pytest takes it for a test package and imports it
 # under the directory's name: a second pa_hp in the process, which would fight over torch.ops.pa_hp.
@@ -45,6 +47,21 @@ def python():
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def compile_library(tmp_path_factory):
+    """Compile one C++ source with the host's compiler and load it."""
+
+    def compile_and_load(source):
+        library = tmp_path_factory.mktemp("library") / f"{source.stem}.so"
+        flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+        command = [build.compiler(), *flags, "-o", library, source]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return ctypes.CDLL(str(library))
+
+    return compile_and_load
 
 
 @pytest.fixture

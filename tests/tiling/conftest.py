@@ -1,26 +1,7 @@
-"""Descs to plan for, and a compiler for what a test wants from the kernel's headers."""
-
-import ctypes
-import subprocess
+"""Descs to plan for."""
 
 import pytest
-from pa_hp import build
 from pa_hp.tiling.plan import DecodeDesc
-
-
-@pytest.fixture(scope="session")
-def compile_library(tmp_path_factory):
-    """Compile one C++ source with the host's compiler and load it."""
-
-    def compile_and_load(source):
-        library = tmp_path_factory.mktemp("library") / f"{source.stem}.so"
-        flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-        command = [build.compiler(), *flags, "-o", library, source]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        return ctypes.CDLL(str(library))
-
-    return compile_and_load
 
 
 def contiguous_desc(

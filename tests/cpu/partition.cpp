@@ -1,0 +1,66 @@
+// What each worker of the CPU kernel attends: its cut of the work and its walk over its share, with
+// kernels that write down what they are asked for instead of doing it.
+#include "../../kernels/cpu/decode.cpp"
+
+namespace {
+
+struct Log {
+  int64_t* rows;
+  int64_t capacity;
+  int64_t count;
+  int64_t worker;
+};
+Log calls;
+
+constexpr int64_t kFields = 6;
+
+void note(const pa_hp::DecodeParams&, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
+          int64_t kv_end, const float*, pa_hp::cpu::State, float*) {
+  if (calls.count < calls.capacity) {
+    const int64_t row[kFields] = {calls.worker, seq, begin, end, kv_begin, kv_end};
+    std::copy_n(row, kFields, calls.rows + calls.count * kFields);
+  }
+  ++calls.count;
+}
+
+void load_nothing(const pa_hp::DecodeParams&, int64_t, float*) {}
+void fold_nothing(int64_t, int64_t, pa_hp::cpu::State, pa_hp::cpu::State) {}
+void finish_nothing(const pa_hp::DecodeParams&, int64_t, int64_t, int64_t, pa_hp::cpu::State) {}
+
+}  // namespace
+
+namespace pa_hp::cpu {
+namespace baseline {
+const Kernels kernels{load_nothing, note, fold_nothing, finish_nothing};
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const Kernels kernels{};
+}
+namespace avx512 {
+const Kernels kernels{};
+}
+namespace avx512_bf16 {
+const Kernels kernels{};
+}
+#endif
+}  // namespace pa_hp::cpu
+
+// Rows of (worker, seq, first token, end of tokens, first kv head, end of kv heads), in the order
+// of the workers. Returns their number, which may be more than there was room for.
+extern "C" int64_t partition_calls(const int32_t* seq_lens, int64_t batch, int64_t kv_heads,
+                                   int64_t workers, int64_t* rows, int64_t capacity) {
+  using namespace pa_hp::cpu;
+  pa_hp::DecodeParams p{};
+  p.seq_lens = seq_lens;
+  p.batch = batch;
+  p.heads = p.kv_heads = kv_heads;
+  p.group = p.head_dim = p.head_dim_v = 1;
+  const std::vector<Cut> cuts = partition(p, workers);
+  const Partials partials(p, cuts);
+  const std::unique_ptr<Line[]> scratch(new Line[workers * worker_lines(p)]());
+  Job job{p, baseline::kernels, cuts, partials, scratch.get()};
+  calls = {rows, capacity, 0, 0};
+  for (; calls.worker < workers; ++calls.worker) run_worker(&job, calls.worker);
+  return calls.count;
+}
