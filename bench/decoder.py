@@ -38,7 +38,7 @@ def rope(x: Tensor, positions: Tensor) -> Tensor:
     angles = positions[:, None, None] * frequencies
     low, high = x.split(half, dim=-1)
     cos, sin = angles.cos(), angles.sin()
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -94,14 +94,21 @@ class Decoder(nn.Module):
 class PagedCache:
     """K and V of all layers in shuffled pages, and how many tokens of each sequence they hold."""
 
-    def __init__(self, shape: Shape, batch: int, max_len: int, block_size: int = 16) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        batch: int,
+        max_len: int,
+        block_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         max_blocks = -(-max_len // block_size)
         num_blocks = batch * max_blocks
         size = (num_blocks, block_size, shape.kv_heads, shape.head_dim)
         # A tensor each, not views of one: Inductor writes a graph input in place, but copies all of
         # it where it is written through a view. NaN: what nobody wrote must not matter.
-        self.keys = [torch.full(size, torch.nan) for _ in range(shape.layers)]
-        self.values = [torch.full(size, torch.nan) for _ in range(shape.layers)]
+        self.keys = [torch.full(size, torch.nan, dtype=dtype) for _ in range(shape.layers)]
+        self.values = [torch.full(size, torch.nan, dtype=dtype) for _ in range(shape.layers)]
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(num_blocks, dtype=torch.int32, generator=generator)
         self.block_table = order.view(batch, max_blocks)
@@ -163,6 +170,32 @@ def decode_step(
         return torch.ops.pa_hp.decode(
             query, keys[layer_idx], values[layer_idx], block_table, seq_lens
         )
+
+    logits = model(tokens, positions, attend)
+    return logits.argmax(-1), logits
+
+
+def dense_step(
+    model: Decoder, tokens: Tensor, keys: list[Tensor], values: list[Tensor], length: int
+) -> tuple[Tensor, Tensor]:
+    """`decode_step` without pages, for sequences that all have `length` tokens so far.
+
+    `keys` and `values` are ``[batch, kv_heads, max_len, head_dim]``, contiguous, and written in
+    place.
+    """
+    positions = torch.full_like(tokens, length)
+
+    def attend(layer_idx: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys[layer_idx].index_copy_(2, positions[:1], key[:, :, None])
+        values[layer_idx].index_copy_(2, positions[:1], value[:, :, None])
+        # The GQA group as query-length axis and a slice instead of a mask: of what SDPA offers the
+        # fastest. Behind 2080 tokens (batch 4, 4 kv heads, group 4, bfloat16, two cores of an AMD
+        # EPYC) a mask over max_len took 1.15 times as long, enable_gqa 6 times.
+        folded = query.unflatten(1, (key.size(1), -1))
+        stored_keys = keys[layer_idx][:, :, : length + 1]
+        stored_values = values[layer_idx][:, :, : length + 1]
+        out = F.scaled_dot_product_attention(folded, stored_keys, stored_values)
+        return out.flatten(1, 2)
 
     logits = model(tokens, positions, attend)
     return logits.argmax(-1), logits

@@ -10,6 +10,7 @@ from pa_hp.bench.decoder import Decoder, PagedCache, Shape, generate_dense, writ
 
 SMALL = Shape(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=64)
 KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok"]
+LONG_KEYS = [*KEYS, "tokens_per_s", "dense_tokens_per_s"]
 
 
 def test_decoder_matches_dense_sdpa_and_compiles_once():
@@ -38,6 +39,27 @@ def test_a_spoilt_cache_is_noticed(spoil):
     assert not row["ok"]
     assert "60 of 60 tokens" not in line
     assert row["max_err"] > demo.LOGITS_TOLERANCE
+
+
+def run_small_context(real=demo.run_context, **options):
+    return real(SMALL, batch=3, length=40, num_steps=4, backend="eager", **options)
+
+
+def test_paged_and_dense_steps_agree_behind_a_context():
+    row, line = run_small_context()
+    assert row["ok"], line
+    assert list(row) == LONG_KEYS
+    assert row["max_err"] > 0
+    assert f"{row['tokens_per_s']:.0f} tokens/s paged" in line
+    assert f"{row['dense_tokens_per_s']:.0f} tokens/s dense" in line
+    assert row["tokens_per_s"] == pytest.approx(3e6 / row["us"])
+
+
+@pytest.mark.parametrize("spoil", [swap_pages, forget_a_token, poison])
+def test_a_cache_spoilt_behind_a_context_is_noticed(spoil):
+    row, line = run_small_context(spoil=spoil)
+    assert not row["ok"] and "WRONG" in line
+    assert row["max_err"] > 2 * demo.bf16_tolerance(SMALL.layers)
 
 
 def test_a_recompile_is_noticed(monkeypatch):
@@ -78,6 +100,7 @@ def small_demo(monkeypatch):
     monkeypatch.setattr(
         demo, "run_decoder", lambda real=demo.run_decoder: real(SMALL, 4, backend="eager")
     )
+    monkeypatch.setattr(demo, "run_context", run_small_context)
     return ["demo", "--small", "1", "--seconds", "0", "--case", "b1_h32kv8_s128"]
 
 
@@ -85,8 +108,8 @@ def test_demo_json_lines(small_demo, capsys):
     assert cli.main([*small_demo, "--json"]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert [list(row) for row in rows] == [KEYS, KEYS]
-    assert [row["case"] for row in rows] == ["b1_h32kv8_s128", demo.DECODER]
+    assert [list(row) for row in rows] == [KEYS, KEYS, LONG_KEYS]
+    assert [row["case"] for row in rows] == ["b1_h32kv8_s128", demo.DECODER, demo.LONG_DECODER]
     assert all(row["ok"] is True for row in rows)
     assert captured.err.splitlines()[-1].startswith("demo: all held")
 
@@ -102,8 +125,11 @@ def test_demo_ends_with_the_verdict(small_demo, capsys, monkeypatch):
 def test_demo_runs_every_published_case(monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(decode, "run_cases", lambda cases, **options: ran.extend(cases) or True)
-    wrong = {"ok": False}
-    monkeypatch.setattr(demo, "run_decoder", lambda: (wrong, "decoder: spoilt"))
-    assert cli.main(["demo"]) == 1  # a wrong decoder alone is a failure too
-    assert [case.name for case in ran] == list(decode.published())
-    assert "decoder wrong" in capsys.readouterr().out
+    for wrong in ("run_decoder", "run_context"):  # one wrong decoder alone is a failure too
+        for name in ("run_decoder", "run_context"):
+            row = {"ok": name != wrong}
+            monkeypatch.setattr(demo, name, lambda row=row: (row, "decoder"))
+        ran.clear()
+        assert cli.main(["demo"]) == 1
+        assert [case.name for case in ran] == list(decode.published())
+        assert "decoders wrong" in capsys.readouterr().out
