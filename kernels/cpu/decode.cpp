@@ -103,8 +103,8 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   return cuts;
 }
 
-// Partial states of the sequences that a cut goes through: one slot per (sequence, chunk), each
-// with all heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks
+// Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
+// each are one worker's alone: one slot per (sequence, chunk), each with all heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks
 // in the slot of the last one; any other worker leaves every chunk by itself, so that the merge can
 // fold them in order.
 class Partials {
@@ -113,8 +113,10 @@ class Partials {
     int64_t slots = 0;
     for (size_t i = 1; i + 1 < cuts.size(); ++i) {
       if (cuts[i].unit == 0 || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
+      const int64_t chunks = ceil_div(p.seq_lens[cuts[i].seq], kChunkTokens);
+      if (chunks == 1) continue;
       seqs_.push_back({cuts[i].seq, slots});
-      slots += ceil_div(p.seq_lens[cuts[i].seq], kChunkTokens);
+      slots += chunks;
     }
     if (slots > 0) data_.reset(new float[slots * p.heads * (p.head_dim_v + 2)]);
   }
