@@ -275,6 +275,16 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     return max_err, ok, len(rows)
 
 
+def _compare(theirs: Tensor, ours: Tensor) -> None:
+    """Refuse a vLLM whose calls mean something else; ours has been compared with float64."""
+    error, limit = misdirection(theirs, ours.double()), 16 * LIMITS[ours.dtype].cosine
+    if not (error <= limit and theirs.isfinite().all()):
+        raise RuntimeError(
+            f"pa_hp: expected 1 - cos of vllm's answer and ours to be at most {limit:.0e}, "
+            f"got {error:.0e}; {vllm.TESTED}"
+        )
+
+
 def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str, Any], str]:
     """Check and time one case; return its ``--json`` row and its line of text."""
     build.load("cpu")
@@ -292,6 +302,8 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str,
             *(inputs.query, inputs.key_caches, inputs.value_caches),
             *(inputs.block_table, inputs.seq_lens),
         )
+        if ok:
+            _compare(calls["vllm"](0), calls["pa_hp"](0))
     candidates = {name: calls[name] for name in ("pa_hp", *peers)}
     samples = harness.interleave(candidates, inputs.num_layers, seconds)
     low, median, high = (1e6 * harness.quantile(samples.times["pa_hp"], q) for q in (0.1, 0.5, 0.9))

