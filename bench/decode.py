@@ -335,10 +335,11 @@ def measure_anew(
     command += [] if small_mb is None else ["--small", str(small_mb)]
     rows = []
     for _ in range(count):
-        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         if not result.stdout:
             raise RuntimeError(
-                f"pa_hp: expected a row of {case.name}, got exit {result.returncode}"
+                f"pa_hp: expected a row of {case.name}, got exit {result.returncode} and\n"
+                f"{result.stderr}"
             )
         rows.append(json.loads(result.stdout))
 
@@ -360,8 +361,9 @@ def measure_anew(
     return row, _line(row, _with_spread(row, "us", row["us"], ".0f"), [f"{count} processes"])
 
 
-def _header(peers: Sequence[str]) -> str:
-    columns = [f"{'case':<40}", f"{'us median [p10 p90]':>24}", f"{'GB/s':>5}", f"{'% of read':>9}"]
+def _header(peers: Sequence[str], processes: int) -> str:
+    us = "us median [p10 p90]" if processes == 1 else "us median [least most]"
+    columns = [f"{'case':<40}", f"{us:>24}", f"{'GB/s':>5}", f"{'% of read':>9}"]
     columns += [f"{'x ' + name:>6}" for name in peers if name != "read"]
     return " | ".join([*columns, "max err"])
 
@@ -406,7 +408,7 @@ def run_cases(
     if not as_json:
         header = {**facts, **harness.environment()}
         print("  ".join(f"{name} {value}" for name, value in header.items()))
-        print(_header(peers), flush=True)
+        print(_header(peers, processes), flush=True)
     for number, case in enumerate(cases, 1):
         fitted = fit(case, small_mb)
         if fitted != case:
@@ -425,9 +427,9 @@ def run_cases(
         print(json.dumps(row) if as_json else line, flush=True)
         rows.append(row)
     if not as_json and peers:
-        means = [f"{harness.geometric_mean([r['share_of_read'] for r in rows]):.0%} of read"] * (
-            "read" in peers
-        )
+        means = []
+        if "read" in peers:
+            means = [f"{harness.geometric_mean([r['share_of_read'] for r in rows]):.0%} of read"]
         means += [
             f"{harness.geometric_mean([r['ratios'][name] for r in rows]):.2f} x {name}"
             for name in peers
@@ -500,31 +502,42 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     names = [f"{row['case'].removesuffix('_' + row['dtype'])} {row['dtype']}" for row in rows]
     places = range(len(rows))
+    peers = list(rows[0]["ratios"])
+    has_shares = rows[0]["share_of_read"] is not None
     figure = Figure(figsize=(10, 1.5 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    shares, ratios = figure.subplots(1, 2, sharey=True)
-    shares.barh(places, [100 * (row["share_of_read"] or 0) for row in rows], color="tab:blue")
-    shares.set_xlabel("% of reading the same pages")
-    shares.set_xlim(0, 100)
-    shares.set_yticks(places, names)
-    shares.invert_yaxis()
-    for name in rows[0]["ratios"]:
-        ratios.plot([row["ratios"][name] for row in rows], places, "o", label=f"x {name}")
-    ratios.axvline(1, color="0.6")
-    ratios.set_xscale("log")
-    ratios.set_xlabel("times as fast as")
-    ratios.legend()
-    for axes in (shares, ratios):
+    panels = list(figure.subplots(1, has_shares + bool(peers), sharey=True, squeeze=False)[0])
+    if has_shares:
+        panels[0].barh(places, [100 * row["share_of_read"] for row in rows], color="tab:blue")
+        panels[0].set_xlabel("% of reading the same pages")
+        panels[0].set_xlim(0, 100)
+    if peers:
+        for name in peers:
+            values = [row["ratios"][name] for row in rows]
+            panels[-1].plot(values, places, "o", label=f"x {name}")
+        panels[-1].axvline(1, color="0.6")
+        panels[-1].set_xscale("log", base=2)
+        panels[-1].xaxis.set_major_formatter("{x:g}")
+        panels[-1].set_xlabel("times as fast as")
+        panels[-1].legend()
+    for axes in panels:
         axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(places, names)
+    panels[0].invert_yaxis()
     figure.suptitle("pa_hp.decode, {host}, {threads} threads".format(**harness.environment()))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def picture(text: str) -> Path:
     """A file that `draw` can write."""
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("expected matplotlib, got none; pip install 'pa_hp[plot]'")
-    return Path(text)
+    path = Path(text)
+    if not path.parent.is_dir():  # better now than after minutes of timing
+        raise argparse.ArgumentTypeError(
+            f"expected the directory of {path.name} to exist, got {path.parent}"
+        )
+    return path
 
 
 def command(arguments: argparse.Namespace) -> int:

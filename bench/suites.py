@@ -174,6 +174,8 @@ def settle(arguments: argparse.Namespace) -> None:
                 setattr(arguments, option, default)
             elif owner != device:
                 raise argparse.ArgumentTypeError(f"expected no --{option} with --device {device}")
+    if arguments.plot and not arguments.peer:
+        raise argparse.ArgumentTypeError("expected a peer to draw with --plot, got none")
     if device == "sim" and arguments.dtype == "fp32":
         raise argparse.ArgumentTypeError(
             "expected --dtype fp16 or bf16 with --device sim, got fp32"

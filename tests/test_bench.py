@@ -354,7 +354,7 @@ def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
         row = dict(zip(KEYS, values, strict=True))
         return subprocess.CompletedProcess(command, 0, json.dumps(row))
 
-    stand_in = SimpleNamespace(run=run, PIPE=subprocess.PIPE)
+    stand_in = SimpleNamespace(run=run)
     monkeypatch.setattr(decode, "subprocess", stand_in)
     arguments = ["--processes", "3", "--case", "b1_h32kv8_s128", "--json"]
     assert cli.main(["bench", *arguments]) == 0
@@ -365,19 +365,38 @@ def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
 
 
 def test_a_process_without_a_row_is_an_error(monkeypatch):
-    failed = subprocess.CompletedProcess([], 3, "")
-    stand_in = SimpleNamespace(run=lambda *_, **__: failed, PIPE=subprocess.PIPE)
+    failed = subprocess.CompletedProcess([], 3, "", "killed by somebody")
+    stand_in = SimpleNamespace(run=lambda *_, **__: failed)
     monkeypatch.setattr(decode, "subprocess", stand_in)
-    with pytest.raises(RuntimeError, match="expected a row of b1_h32kv8_s128, got exit 3"):
+    with pytest.raises(RuntimeError, match="a row of b1_h32kv8_s128, got exit 3 and\nkilled"):
         cli.main(["bench", "--processes", "2", "--case", "b1_h32kv8_s128"])
 
 
-def test_plot(tmp_path):
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "bench.png"
-    arguments = ["--seconds", "0", "--case", "b1_h32kv8_s128", "--plot", str(path)]
-    assert cli.main(["bench", *arguments]) == 0
+def test_processes_are_real(python):
+    arguments = ["--processes", "2", "--seconds", "0", "--small", "1", "--case", "b4_h32kv8_s512"]
+    result = python("-m", "pa_hp", "bench", *arguments, "--peer", "read")
+    _, columns, scaled, line, mean = result.stdout.splitlines()
+    assert "us median [least most]" in columns
+    assert scaled.startswith("scaled b4_h32kv8_s512: ")  # once, not once a process
+    us, share = (line.split("|")[column].split("[") for column in (1, 3))
+    for median, ends in (us, share):
+        least, most = ends.rstrip("] ").split()
+        assert float(least) <= float(median) <= float(most)
+    assert line.endswith("(2 processes)") and mean.endswith("% of read")
+
+
+@pytest.mark.parametrize("peers", ["sdpa,read", "sdpa", "read"])
+def test_plot(peers, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    path = tmp_path / "picture"
+    arguments = ["--seconds", "0", "--case", "b1_h32kv8_s128", "--peer", peers]
+    assert cli.main(["bench", *arguments, "--plot", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+    pixels = image.imread(path, format="png")
+    blue = abs(pixels[..., :3] - np.array([31, 119, 180]) / 255).max(-1) < 0.01
+    # A bar, one stretch of several hundred pixels, and a dot with another in the legend.
+    assert (blue.sum(1).max() > 50) == ("read" in peers)
+    assert blue.any()
 
 
 def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
@@ -395,6 +414,8 @@ def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):
         (["bench", "--device", "npu"], "'cpu'"),
         (["bench", "--peer", "ggml"], "expected peers of sdpa, read, vllm, got 'ggml'"),
         (["bench", "--processes", "0"], "expected at least 1, got 0"),
+        (["bench", "--plot", "no/x.png"], "expected the directory of x.png to exist, got no"),
+        (["bench", "--plot", "x.png", "--peer", ""], "expected a peer to draw with --plot"),
         (["bench", "--threads", "0"], "expected at least 1, got 0"),
         (["bench", "--seconds", "nan"], "expected a number of seconds, got nan"),
         (["demo", "--seconds", "-1"], "expected a number of seconds, got -1"),
