@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "demo":
             return demo.command(arguments)
         if arguments.command == "bench":
-            return (npu.bench if arguments.device == "sim" else decode.command)(arguments)
+            return (npu.bench if arguments.device == "sim" else suites.command)(arguments)
         if arguments.command == "info":
             return _info(arguments.json)
         if arguments.command == "selftest":

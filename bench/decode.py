@@ -316,9 +316,9 @@ def measure(case: Case, peers: Sequence[str], seconds: float) -> tuple[dict[str,
         "ratios": {name: harness.ratio(samples, name, "pa_hp") for name in peers if name != "read"},
         "max_err": max_err,
         "ok": ok,
+        "noisy": samples.noisy,
     }
     notes = [f"{num_rows} of {case.batch} rows"] if num_rows < case.batch else []
-    notes += ["noisy"] if samples.noisy else []
     return row, _line(row, f"{median:.0f} [{low:.0f} {high:.0f}]", notes)
 
 
@@ -357,6 +357,7 @@ def measure_anew(
     }
     row["max_err"] = max(one["max_err"] for one in rows)
     row["ok"] = all(one["ok"] for one in rows)
+    row["noisy"] = any(one["noisy"] for one in rows)
     row["spread"] = spread
     return row, _line(row, _with_spread(row, "us", row["us"], ".0f"), [f"{count} processes"])
 
@@ -387,7 +388,7 @@ def _line(row: Mapping[str, Any], us: str, notes: list[str]) -> str:
         *(f"{_with_spread(row, name, ratio, '.2f'):>6}" for name, ratio in row["ratios"].items()),
         f"{row['max_err']:.1e}",
     ]
-    notes = notes + ([] if row["ok"] else ["WRONG"])
+    notes = notes + ["noisy"] * row["noisy"] + ["WRONG"] * (not row["ok"])
     return " | ".join(cells) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -538,20 +539,3 @@ def picture(text: str) -> Path:
             f"expected the directory of {path.name} to exist, got {path.parent}"
         )
     return path
-
-
-def command(arguments: argparse.Namespace) -> int:
-    """The ``bench`` subcommand; returns the exit code."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    right = run_cases(
-        arguments.case,
-        peers=arguments.peer,
-        small_mb=arguments.small,
-        seconds=arguments.seconds,
-        as_json=arguments.json,
-        facts={"suite": arguments.suite, "device": arguments.device},
-        processes=arguments.processes,
-        plot=arguments.plot,
-    )
-    return 0 if right else 1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..kernels.sim import chip_names
-from . import decode, vllm
+from . import decode, demo, vllm
 from .decode import Case
 
 DEVICES = {"cpu": ("upstream", "cpu"), "sim": ("upstream", "ragged", "wide")}  # and their suites
@@ -110,8 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted({suite for suites in DEVICES.values() for suite in suites}),
         default="upstream",
         help="upstream: the published cases (default); with --device cpu also cpu: what limits a "
-        "CPU; with --device sim also ragged: lengths that differ, and wide: other head_dims, block "
-        "sizes and numbers of heads",
+        "CPU, and without --case the demo's decoder against dense SDPA; with --device sim also "
+        "ragged: lengths that differ, and wide: other head_dims, block sizes and numbers of heads",
     )
     parser.add_argument(
         "--device",
@@ -180,5 +180,28 @@ def settle(arguments: argparse.Namespace) -> None:
         raise argparse.ArgumentTypeError(
             "expected --dtype fp16 or bf16 with --device sim, got fp32"
         )
+    # The decoder is no case: it comes where nobody has chosen among them.
+    arguments.decoder = arguments.suite == "cpu" and arguments.case == "*"
     chosen = decode.case_list(arguments.case, cases(arguments.suite))
     arguments.case = [replace(case, dtype=arguments.dtype or case.dtype) for case in chosen]
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """The ``bench`` subcommand on the CPU; returns the exit code."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    right = decode.run_cases(
+        arguments.case,
+        peers=arguments.peer,
+        small_mb=arguments.small,
+        seconds=arguments.seconds,
+        as_json=arguments.json,
+        facts={"suite": arguments.suite, "device": arguments.device},
+        processes=arguments.processes,
+        plot=arguments.plot,
+    )
+    if arguments.decoder:
+        row, line = demo.run_context()
+        print(json.dumps(row) if arguments.json else line, flush=True)
+        right = right and row["ok"]
+    return 0 if right else 1

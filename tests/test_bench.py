@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ import pa_hp
 import pytest
 import torch
 from pa_hp import __main__ as cli
-from pa_hp.bench import decode, harness, vllm
+from pa_hp.bench import decode, demo, harness, suites, vllm
 from pa_hp.bench.tolerance import out_limits
 
-KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok"]
+KEYS = ["case", "dtype", "us", "gbps", "share_of_read", "ratios", "max_err", "ok", "noisy"]
 RAGGED = decode.Case("ragged", 4, 2, 16, 16, (1, 16, 17, 100), "fp16")
 
 
@@ -350,7 +351,8 @@ def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
 
     def run(command, **_):
         assert command[1:4] == ["-m", "pa_hp", "bench"]
-        values = ["c", "fp16", 10.0, 2.0, next(shares), {"sdpa": 3.0}, 1e-5, True]
+        share = next(shares)
+        values = ["c", "fp16", 10.0, 2.0, share, {"sdpa": 3.0}, 1e-5, True, share == 0.9]
         row = dict(zip(KEYS, values, strict=True))
         return subprocess.CompletedProcess(command, 0, json.dumps(row))
 
@@ -362,6 +364,7 @@ def test_several_processes_give_medians_and_spread(monkeypatch, capsys):
     assert list(row) == [*KEYS, "spread"]
     assert row["share_of_read"] == 0.6 and row["spread"]["share_of_read"] == [0.5, 0.9]
     assert row["ratios"] == {"sdpa": 3.0}
+    assert row["noisy"] is True  # one of them
 
 
 def test_a_process_without_a_row_is_an_error(monkeypatch):
@@ -382,7 +385,7 @@ def test_processes_are_real(python):
     for median, ends in (us, share):
         least, most = ends.rstrip("] ").split()
         assert float(least) <= float(median) <= float(most)
-    assert line.endswith("(2 processes)") and mean.endswith("% of read")
+    assert re.search(r"\(2 processes(, noisy)?\)$", line) and mean.endswith("% of read")
 
 
 @pytest.mark.parametrize("peers", ["sdpa,read", "sdpa", "read"])
@@ -397,6 +400,24 @@ def test_plot(peers, tmp_path):
     # A bar, one stretch of several hundred pixels, and a dot with another in the legend.
     assert (blue.sum(1).max() > 50) == ("read" in peers)
     assert blue.any()
+
+
+def test_the_suite_cpu_ends_with_the_decoder(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(decode, "run_cases", lambda cases, **options: ran.extend(cases) or True)
+    row = {"case": "decoder", "ok": True}
+    monkeypatch.setattr(demo, "run_context", lambda: (row, "decoder: 1 token/s"))
+    command = ["bench", "--suite", "cpu"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == "decoder: 1 token/s\n"
+    assert [case.name for case in ran] == list(suites.cases("cpu"))
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == row
+    assert cli.main([*command, "--case", "b1_*"]) == 0
+    assert cli.main(["bench"]) == 0
+    assert capsys.readouterr().out == ""  # no decoder among chosen cases, nor in other suites
+    row["ok"] = False
+    assert cli.main(command) == 1
 
 
 def test_bench_fails_where_decode_is_wrong(monkeypatch, capsys):

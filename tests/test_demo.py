@@ -108,7 +108,7 @@ def test_demo_json_lines(small_demo, capsys):
     assert cli.main([*small_demo, "--json"]) == 0
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert [list(row) for row in rows] == [KEYS, KEYS, LONG_KEYS]
+    assert [list(row) for row in rows] == [[*KEYS, "noisy"], KEYS, LONG_KEYS]
     assert [row["case"] for row in rows] == ["b1_h32kv8_s128", demo.DECODER, demo.LONG_DECODER]
     assert all(row["ok"] is True for row in rows)
     assert captured.err.splitlines()[-1].startswith("demo: all held")
