@@ -104,9 +104,9 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
 }
 
 // Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
-// each are one worker's alone: one slot per (sequence, chunk), each with all heads. A worker that starts with chunk 0 of a kv head leaves the fold of all its chunks
-// in the slot of the last one; any other worker leaves every chunk by itself, so that the merge can
-// fold them in order.
+// each are one worker's alone: one slot per (sequence, chunk), each with all heads. A worker that
+// starts with chunk 0 of a kv head leaves the fold of all its chunks in the slot of the last one;
+// any other worker leaves every chunk by itself, so that the merge can fold them in order.
 class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
