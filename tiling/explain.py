@@ -146,7 +146,7 @@ class Explanation:
         worked_on = part.lengths[part.lengths > 0]
         lines = [
             f"partition: an item is a sequence and one of {groups} groups of kv heads; it costs "
-            f"{p.item_cost} tokens more, or {p.item_floor} and a third of its own if it is short"
+            f"{p.item_cost} tokens more, or {p.item_floor} in all if that is more"
         ]
         if len(worked_on):
             lines.append(

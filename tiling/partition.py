@@ -2,10 +2,10 @@
 
 All (sequence, head group, token) lie on one line in that order. An item is one sequence and head
 group; before its tokens it has a stretch for what it costs beyond them: ``item_cost`` places, or
-what makes ``item_floor`` and a third of its tokens in all, if that is more. Every cluster takes
-an equal share of the line, cut wherever that falls. A piece is what one cluster has of an item, a
-tile at most ``tile_tokens`` of a piece. The device works the same out from the lengths that it
-finds; here it is for explanations and tests.
+what makes ``item_floor`` in all, if that is more. Every cluster takes an equal share of the line,
+cut wherever that falls. A piece is what one cluster has of an item, a tile at most ``tile_tokens``
+of a piece. The device works the same out from the lengths that it finds; here it is for
+explanations and tests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from numpy.typing import ArrayLike
 
 from .plan import FRACTAL, DecodePlan
 
-MIN_SHARE = 16  # places of the line that are worth a cluster; kMinShare of plan.h
+# As in kernels/npu/plan.h, which says what they mean; a test compares them.
+MIN_SHARE = 16
+PARTS = 8
+SHORT_LOAD = 128
+EVEN_TILES = 4
 
 PIECE = np.dtype(
     [
@@ -55,6 +59,8 @@ class Partition:
     cuts : int64, shape ``[clusters at work + 1]``
         Places where shares begin and, the last one, where the line ends. Short lines are not cut
         for every cluster.
+    mixed : bool, shape ``[clusters at work]``
+        Whether the share goes beyond the item that it begins in.
     pieces : PIECE, shape ``[pieces]``
         In the order of the line: by cluster, and in the order that the cluster works on them.
     """
@@ -62,6 +68,7 @@ class Partition:
     lengths: np.ndarray
     valid: np.ndarray
     cuts: np.ndarray
+    mixed: np.ndarray
     pieces: np.ndarray
 
 
@@ -99,7 +106,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     seq = np.repeat(np.flatnonzero(lengths), plan.head_groups)
     head_group = np.tile(np.arange(plan.head_groups), np.count_nonzero(lengths))
     length = lengths[seq]
-    extent = np.maximum(plan.item_cost + length, plan.item_floor + length // 3)
+    extent = np.maximum(plan.item_cost + length, plan.item_floor)
     stop = np.cumsum(extent)
     start = stop - extent
     total = int(extent.sum())
@@ -132,33 +139,44 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     pieces["final"] = np.append(pieces["cluster"][1:] != pieces["cluster"][:-1], True)[
         : len(pieces)
     ]
-    return Partition(lengths, valid, cuts, pieces)
+    mixed = cuts[1:] > np.append(stop, 0)[np.searchsorted(start, cuts[:-1], side="right") - 1]
+    return Partition(lengths, valid, cuts, mixed, pieces)
 
 
 def tiles(part: Partition, plan: DecodePlan) -> np.ndarray:
     """The tiles that every piece is worked on in.
 
-    They end at multiples of the plan's ``chunk_tokens``, where a load does. A share has two at
-    least, so that one core's work hides the other's. P has columns of 16 tokens from a tile's first
-    on, and a load begins with one: a tile that begins askew is one load.
+    A share has two at least, so that one core's work hides the other's, and PARTS if it is of
+    several pieces, with shorter loads then. As long as a piece has more than EVEN_TILES to come
+    they end at multiples of a load; the last ones are all but equal, and of multiples of 16
+    tokens, as P has columns of as many.
 
     Returns
     -------
     TILE, shape ``[tiles]``
         In the order of the pieces.
     """
-    pieces, chunk = part.pieces, plan.chunk_tokens
-    share = np.diff(part.cuts)[pieces["cluster"]]
-    tokens = np.minimum(plan.tile_tokens, share // (2 * chunk) * chunk + chunk)
-    aligned = pieces["begin"] % FRACTAL == 0
-    first_end = pieces["begin"] // chunk * chunk + np.where(aligned, tokens, chunk)
-    first_end = np.minimum(first_end, pieces["end"])
-    counts = 1 - (first_end - pieces["end"]) // tokens  # the others have `tokens`, but the last
+    pieces, share = part.pieces, np.diff(part.cuts)
+    load = np.full(len(share), plan.chunk_tokens)
+    for _ in range(plan.chunk_tokens.bit_length()):
+        halved = part.mixed & (load > SHORT_LOAD) & (load % (2 * FRACTAL) == 0)
+        load = np.where(halved & (share // PARTS < load), load // 2, load)
+    parts = np.where(part.mixed, PARTS, 2)
+    most = np.minimum(plan.tile_tokens, share // parts // load * load + load)
+    load, most = load[pieces["cluster"]], most[pieces["cluster"]]
 
-    result = np.empty(int(counts.sum()), TILE)
-    result["piece"] = piece = np.repeat(np.arange(len(pieces)), counts)
-    number = np.arange(len(result)) - np.repeat(np.cumsum(counts) - counts, counts)
-    end = first_end[piece] + number * tokens[piece]
-    result["begin"] = np.where(number == 0, pieces["begin"][piece], end - tokens[piece])
-    result["end"] = np.minimum(end, pieces["end"][piece])
-    return result
+    piece, begin = np.arange(len(pieces)), pieces["begin"]
+    rounds = []
+    while len(piece):
+        rest = pieces["end"][piece] - begin
+        even = (rest - 1) // EVEN_TILES < most
+        equal = -(-rest // -(-rest // most))
+        step = np.where(rest > most, -(-equal // FRACTAL) * FRACTAL, rest)
+        step = np.where(even, step, begin // load * load + most - begin)
+        made = np.empty(len(piece), TILE)
+        made["piece"], made["begin"], made["end"] = piece, begin, begin + step
+        rounds.append(made)
+        more = step < rest
+        piece, begin, load, most = piece[more], (begin + step)[more], load[more], most[more]
+    result = np.concatenate(rounds) if rounds else np.empty(0, TILE)
+    return result[np.lexsort((result["begin"], result["piece"]))]

@@ -31,7 +31,8 @@ MAX_TILE = 1024  # tokens of a chunk and of a tile
 MAX_COLUMNS = 4095  # of a store from L0C, 12 bits
 MAX_CLUSTERS = 32  # parts of an item that UB has room for in every shape
 LANES = 64
-STATS = 23
+TILES = 3
+STATS = 29
 STAT_LANES = 64
 
 DTYPES = {"float16": 0, "bfloat16": 1}
@@ -204,24 +205,23 @@ def cost(desc: DecodeDesc, tiles: Tiles) -> Any:
 def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
     """What an item costs beyond its tokens, and in all if it has next to none: in tokens.
 
-    The first is the load of Q. The second is the most of three: the cube core's many small loads
-    from L1; half the way of a tile through both cores and back, as two are under way; the vector
-    cores' instructions. Its figures are fitted to the modelled times of many sequences of one token
-    (910B2; 1 to 16 kv heads a tile, 1 to 64 rows, head_dim 32 to 256), within 4 %.
+    The first is the load of Q, and what loads of K, V and P cost however short they are. The second
+    is the more of two: the cube core's many small loads from L1; the vector cores' instructions.
+    Its figures are fitted to the modelled times of many sequences of one token (910B2; 1 to 12 kv
+    heads a tile, 1 to 64 rows, head_dim 64 to 256): within 2 %, but 10 % with 8 heads of 64.
     """
     heads, chunk = tiles.tile_heads, tiles.chunk_tokens
     rows = heads * desc.group
     half = math.ceil(rows / 2)
     token = heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
-    item = LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
+    item = 4 * LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
     products = heads * (36 + 20 * desc.head_dim / FRACTAL)
-    way = 595 + products / 3 + 0.15 * half * desc.head_dim_v
-    vector = 548 + half * (5.6 + 0.196 * desc.head_dim_v)
+    vector = 303 + 0.97 * desc.head_dim_v + half * (17 + 0.109 * desc.head_dim_v)
     # Tokens of long items beside it: with their part of P, and of the loads' fixed parts, where
     # half the pages follow each other.
     pages = LOAD_FIXED * (1 / min(chunk, desc.block_size) + 1 / chunk)
     long_token = token + rows * ITEM / WEIGHTS_RATE + pages
-    return math.ceil(item / token), round(max(products, way, vector) / long_token)
+    return round(item / long_token), round(max(products, vector) / long_token)
 
 
 def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[Any, Any]:
@@ -316,10 +316,10 @@ def _workspace(head_dim_v: int) -> dict[str, int]:
 
     They do not depend on the tiles: rows and scores count at their largest.
     """
-    output = 2 * MAX_SCORES * (4 + ITEM)
-    partials = output + 2 * MAX_ROWS * head_dim_v * 4
+    output = TILES * MAX_SCORES * (4 + ITEM)
+    partials = output + TILES * MAX_ROWS * head_dim_v * 4
     end = _round_up(partials + MAX_ROWS * (head_dim_v + ROW_TAIL) * 4, 512)
-    return {"weights": 2 * MAX_SCORES * 4, "output": output, "partials": partials, "bytes": end}
+    return {"weights": TILES * MAX_SCORES * 4, "output": output, "partials": partials, "bytes": end}
 
 
 def workspace_bytes(head_dim_v: int, clusters: int) -> int:

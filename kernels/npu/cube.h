@@ -1,9 +1,9 @@
-// The cube core: S = Q K^T and O = P V, tile after tile, one tile ahead with S.
+// The cube core: S = Q K^T and O = P V, tile after tile, two tiles ahead with S.
 //
 //   GM --MTE2--> L1 --MTE1--> L0A, L0B --M--> L0C --FIX--> workspace
 //
 // K and V come through a ring of kSlots slots in L1, so that MTE2 never waits for the vector cores:
-// while they turn S into P, it loads the next tile's K and this tile's V.
+// while they turn S into P, it loads the next tiles' K and this tile's V.
 #pragma once
 
 #include "schedule.h"
@@ -28,14 +28,15 @@ class Cube {
   __aicore__ void run(Schedule& schedule) {
     set_nd_para(1);
     free_all();
-    Tile tile, next;
-    bool more = schedule.next(next);
-    if (more) scores(next);
-    while (more) {
-      tile = next;
-      more = schedule.next(next);
-      if (more) scores(next);
-      values(tile);
+    Tile tiles[kTiles];
+    bool more = true;
+    while (more || valued_ < scored_) {
+      while (more && scored_ - valued_ < kTiles) {
+        Tile& tile = tiles[scored_ % kTiles];
+        more = schedule.next(tile);
+        if (more) scores(tile);
+      }
+      if (valued_ < scored_) values(tiles[valued_ % kTiles]);
     }
     await_free();
   }
@@ -123,9 +124,9 @@ class Cube {
   }
 
   // P as the vector cores leave it: for every 16 tokens a column of 16 x rows.
-  __aicore__ void load_weights(int32_t buffer, int32_t tokens) {
+  __aicore__ void load_weights(int32_t buffer, int32_t place, int32_t tokens) {
     wait_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kWeightsEvent + buffer));
-    __gm__ T* from = (__gm__ T*)(workspace_ + plan_.ws_weights) + buffer * kMaxScores;
+    __gm__ T* from = (__gm__ T*)(workspace_ + plan_.ws_weights) + place * kMaxScores;
     copy_gm_to_cbuf(weights_at(buffer), from, 0, ceil_div(tokens, kFractal), plan_.rows, 0,
                     pitch_ - plan_.rows, PAD_NONE);
     set_flag(PIPE_MTE2, PIPE_MTE1, (event_t)(kWeightsEvent + buffer));
@@ -137,7 +138,7 @@ class Cube {
   __aicore__ void scores(const Tile& tile) {
     if (tile.first) load_query(tile);
     const int32_t query = (queries_ - 1) % 2;
-    __gm__ float* to = (__gm__ float*)workspace_ + scored_++ % 2 * kMaxScores;
+    __gm__ float* to = (__gm__ float*)workspace_ + scored_++ % kTiles * kMaxScores;
     load(tile, tile.begin, true);
     for (int32_t begin = tile.begin; begin < tile.end;) {
       const int32_t end = chunk_end(tile, begin, true);
@@ -185,10 +186,11 @@ class Cube {
   }
 
   __aicore__ void values(const Tile& tile) {
-    const int32_t buffer = valued_++ % 2;
+    const int32_t number = valued_++;
+    const int32_t buffer = number % 2;
     load(tile, tile.begin, false);
     wait_flag_dev(kWeightsReady);
-    load_weights(buffer, tile.end - tile.begin);
+    load_weights(buffer, number % kTiles, tile.end - tile.begin);
     wait_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     for (int32_t begin = tile.begin; begin < tile.end;) {
       const int32_t end = chunk_end(tile, begin, false);
@@ -206,8 +208,8 @@ class Cube {
     set_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kWeightsEvent + buffer));
     set_flag(PIPE_M, PIPE_FIX, (event_t)kOutputEvent);
     wait_flag(PIPE_M, PIPE_FIX, (event_t)kOutputEvent);
-    __gm__ float* to =
-        (__gm__ float*)(workspace_ + plan_.ws_output) + buffer * kMaxRows * plan_.head_dim_v;
+    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_output) +
+                       number % kTiles * kMaxRows * plan_.head_dim_v;
     // The heads' products lie side by side in L0C: one matrix of all their columns.
     const int32_t columns = plan_.tile_heads * plan_.head_dim_v;
     copy_matrix_cc_to_gm(to, output_at(0), 0, columns, plan_.group, columns, m_, 0, NoQuant, 0,
@@ -308,11 +310,11 @@ class Cube {
 
   // ---- Places ----------------------------------------------------------------------------------
 
-  // Chunks end at multiples of chunk_tokens. The share's last ones of V grow shorter: nothing hides
-  // the last one's way through the rest of the pipeline.
+  // A tile's loads are all but equal. The share's last ones of V grow shorter: nothing hides the
+  // last one's way through the rest of the pipeline.
   __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
-    const int32_t chunk = plan_.chunk_tokens;
-    const int32_t end = step_end(token, chunk, tile.end, chunk);
+    const int32_t chunk = tile.load_tokens;
+    const int32_t end = token + even_part(tile.end - token, chunk);
     if (key || !tile.final) return end;
     for (int32_t leave = kTaper; leave >= kLastLoad; leave -= kTaper - kLastLoad) {
       const int32_t before = tile.piece_end - leave - token;

@@ -89,6 +89,12 @@ struct DecodePlan {
 
 constexpr int32_t kFractal = 16;   // rows and columns of the cube's unit
 constexpr int32_t kMinShare = 16;  // places of the line that are worth a cluster's signals
+// A share of several pieces has kParts loads and tiles at least, where loads are not kShortLoad
+// tokens already: short pieces hide little of a long load's way, or of the vector cores' work on a
+// long tile. Fitted to the mixtures of tests/npu/test_even.py, on the model.
+constexpr int32_t kParts = 8;
+constexpr int32_t kShortLoad = 128;
+constexpr int32_t kEvenTiles = 4;  // so many last tiles of a piece are all but equal
 // A share's last V is loaded up to kTaper tokens before its end, then up to kLastLoad, then the
 // rest: what follows a load takes about as long as the load of half as much.
 constexpr int32_t kTaper = 80;
@@ -96,6 +102,7 @@ constexpr int32_t kLastLoad = 32;
 constexpr int32_t kMaxRows = 64;       // query heads of a tile at most
 constexpr int32_t kMaxScores = 16384;  // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;          // loads of K and V under way
+constexpr int32_t kTiles = 3;          // tiles under way: V of one, K of the two behind it
 constexpr int32_t kL0Half = 32 << 10;  // L0A and L0B: half of 64 KiB
 constexpr int32_t kMaxStride = 65535;  // of a row or matrix in nd2nz, 16 bits
 constexpr int32_t kBlockBytes = 32;
@@ -107,19 +114,19 @@ constexpr int32_t kBlockLanes = 8;  // fp32 of a block
 // A row of partial results: head_dim_v sums, then the row's maximum and its sum of weights, each
 // eight times, as the vector unit wants them for a broadcast.
 constexpr int32_t kRowTail = 2 * kBlockLanes;
-// Statistics of a vector core's rows in UB, kStatLanes floats each; the ones with two copies
-// alternate.
+// Statistics of a vector core's rows in UB, kStatLanes floats each; the ones with kTiles
+// copies take turns.
 constexpr int32_t kStatLanes = 64;
 enum Stat : int32_t {
-  kMax = 0,  // two: of this piece and of the next
-  kSum = 2,  // two
-  kTileMax = 4,
-  kTileSum = 5,
-  kDecay = 6,
-  kMaxBlocks = 7,     // kMaxRows / 2 rows of a block: 4 vectors
-  kDecayBlocks = 11,  // two of 4
-  kLseBlocks = 19,    // 4
-  kStats = 23,
+  kMax = 0,  // kTiles: of the pieces under way
+  kSum = 3,  // kTiles
+  kTileMax = 6,
+  kTileSum = 7,
+  kDecay = 8,
+  kMaxBlocks = 9,     // kMaxRows / 2 rows of a block: 4 vectors
+  kDecayBlocks = 13,  // kTiles of 4
+  kLseBlocks = 25,    // 4
+  kStats = 29,
 };
 
 // Cross-core flags.

@@ -15,7 +15,8 @@ struct Tile {
   int32_t head_group;
   int32_t begin;
   int32_t end;
-  bool first;  // of its piece
+  int32_t load_tokens;  // of a load at most
+  bool first;           // of its piece
   bool last;
   bool final;  // the piece is the share's last: what is left of the share has no tokens
   int32_t piece_begin;
@@ -30,6 +31,14 @@ struct Tile {
 inline __aicore__ int32_t step_end(int32_t token, int32_t most, int32_t end, int32_t grain) {
   const int32_t from = token / grain * grain;
   return end - from > most ? from + most : end;
+}
+
+// The first of as few parts of `tokens` tokens as may be, with `most` each, a multiple of kFractal.
+// They are all but equal: a short one would be over before it has hidden anything.
+inline __aicore__ int32_t even_part(int32_t tokens, int32_t most) {
+  if (tokens <= most) return tokens;
+  const int32_t parts = (tokens - 1) / most + 1;
+  return round_up((tokens - 1) / parts + 1, kFractal);
 }
 
 class Schedule {
@@ -49,12 +58,9 @@ class Schedule {
     // No share is empty between two others, or so short that it is not worth its signals.
     if (total_ > kMinShare) clusters_ = total_ / kMinShare;
     if (clusters_ > clusters) clusters_ = clusters;
-    if (cluster >= clusters_) return;
+    if (cluster >= clusters_ || total_ == 0) return;
     at_ = total_ * cluster / clusters_;
     end_ = total_ * (cluster + 1) / clusters_;
-    // Two tiles where there are loads enough, so that one core's work hides the other's.
-    const int64_t half = (end_ - at_) / (2 * chunk_tokens_) * chunk_tokens_ + chunk_tokens_;
-    if (tile_tokens_ > half) tile_tokens_ = static_cast<int32_t>(half);
     while (at_ < end_) {  // to the item that the share begins in
       const int64_t item = extent(length(seq_));
       if (at_ < item_start_ + head_groups_ * item) {
@@ -65,6 +71,18 @@ class Schedule {
       item_start_ += head_groups_ * item;
       ++seq_;
     }
+    // Two tiles where there are loads enough, so that one core's work hides the other's.
+    const int64_t share = end_ - at_;
+    int32_t parts = 2;
+    if (end_ > item_start_ + extent(length(seq_))) {
+      parts = kParts;
+      while (chunk_tokens_ > kShortLoad && chunk_tokens_ % (2 * kFractal) == 0 &&
+             share / kParts < chunk_tokens_) {
+        chunk_tokens_ /= 2;
+      }
+    }
+    const int64_t part = share / parts / chunk_tokens_ * chunk_tokens_ + chunk_tokens_;
+    if (tile_tokens_ > part) tile_tokens_ = static_cast<int32_t>(part);
   }
 
   // The next tile of the share. False: there is none.
@@ -76,10 +94,13 @@ class Schedule {
     tile.seq = piece_seq_;
     tile.head_group = piece_head_group_;
     tile.begin = token_;
-    // Tiles end where a load does. P has columns of kFractal tokens from the tile's first on, and
-    // the next load begins with one: a tile that begins askew is one load.
-    const int32_t most = token_ % kFractal == 0 ? tile_tokens_ : chunk_tokens_;
-    tile.end = step_end(token_, most, piece_end_, chunk_tokens_);
+    // A long piece's tiles end where a page does. P has columns of kFractal tokens from a tile's
+    // first on; so have loads.
+    const int32_t rest = piece_end_ - token_;
+    tile.end = (rest - 1) / kEvenTiles < tile_tokens_
+                   ? token_ + even_part(rest, tile_tokens_)
+                   : step_end(token_, tile_tokens_, piece_end_, chunk_tokens_);
+    tile.load_tokens = chunk_tokens_;
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
     tile.final = final_;
@@ -100,12 +121,11 @@ class Schedule {
 
  private:
   // The line's stretch of one item; its tokens are the end of it. A short one takes the time of its
-  // signals and small instructions, which hide most of its loads: two thirds, about.
+  // small instructions, which hide its loads.
   __aicore__ int64_t extent(int32_t length) const {
     if (length == 0) return 0;
     const int64_t work = int64_t{item_cost_} + length;
-    const int64_t wait = int64_t{item_floor_} + length / 3;
-    return work > wait ? work : wait;
+    return work > item_floor_ ? work : item_floor_;
   }
   __aicore__ int32_t cluster_of(int64_t place) const {
     return static_cast<int32_t>(((place + 1) * clusters_ - 1) / total_);

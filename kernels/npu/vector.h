@@ -1,6 +1,6 @@
 // A vector core: the online softmax of its half of a tile's rows, and their output.
 //
-//   S --MTE2--> UB --V--> P --MTE3--> workspace            one tile ahead of
+//   S --MTE2--> UB --V--> P --MTE3--> workspace           two tiles ahead of
 //   O --MTE2--> UB --V--> the piece's sum, and at its end --MTE3--> out, or a partial result
 #pragma once
 
@@ -24,15 +24,18 @@ class Vector {
   }
 
   __aicore__ void run(Schedule& schedule) {
-    Tile tile, next;
-    bool more = schedule.next(next);
-    const bool inside = more && next.piece_begin > 0;
-    if (!inside) publish_partial();  // there is none to come
-    if (more) weigh(next);
-    while (more) {
-      tile = next;
-      more = schedule.next(next);
-      if (more) weigh(next);
+    Tile tiles[kTiles];
+    bool more = true;
+    while (more || accumulated_ < weighed_) {
+      while (more && weighed_ - accumulated_ < kTiles) {
+        Tile& tile = tiles[weighed_ % kTiles];
+        more = schedule.next(tile);
+        const bool inside = more && tile.piece_begin > 0;
+        if (weighed_ == 0 && !inside) publish_partial();  // there is none to come
+        if (more) weigh(tile);
+      }
+      if (accumulated_ == weighed_) break;
+      const Tile& tile = tiles[accumulated_ % kTiles];
       accumulate(tile);
       if (tile.last) finish(tile);
     }
@@ -44,7 +47,7 @@ class Vector {
 
   // P = exp(scale S - m) with the largest score m so far; what O and the sum decay by when m grows.
   __aicore__ void weigh(const Tile& tile) {
-    const int32_t buffer = weighed_++ % 2;
+    const int32_t buffer = weighed_++ % kTiles;
     pieces_ += tile.first;
     wait_flag_dev(kScoresReady);
     if (rows_ > 0) weigh_rows(tile, buffer);
@@ -67,7 +70,7 @@ class Vector {
     }
     largest(scores, tile.first, repeats, pitch, buffer);
     __ubuf__ float* blocks = stat(kMaxBlocks);
-    vbrcb((__ubuf__ uint32_t*)blocks, (__ubuf__ uint32_t*)stat(kMax + pieces_ % 2), 1, 8,
+    vbrcb((__ubuf__ uint32_t*)blocks, (__ubuf__ uint32_t*)stat(kMax + pieces_ % kTiles), 1, 8,
           ceil_div(rows_, 8));
     pipe_barrier(PIPE_V);
     for (int32_t i = 0; i < repeats; ++i) {
@@ -96,7 +99,7 @@ class Vector {
   __aicore__ void largest(__ubuf__ float* scores, bool first, int32_t repeats, int32_t pitch,
                           int32_t buffer) {
     __ubuf__ float* fold = ub<float>(plan_.ub_fold);
-    __ubuf__ float* max = stat(kMax + pieces_ % 2);
+    __ubuf__ float* max = stat(kMax + pieces_ % kTiles);
     __ubuf__ float* tile_max = first ? max : stat(kTileMax);
     for (int32_t i = 1; i < repeats; ++i) {
       vmax(fold, i == 1 ? scores : fold, scores + i * kLanes, rows_, 1, 1, 1, 8, i == 1 ? pitch : 8,
@@ -141,7 +144,7 @@ class Vector {
   // The rows' sums of weights, in float32 and before P is rounded.
   __aicore__ void add_up(__ubuf__ float* scores, bool first, int32_t repeats, int32_t pitch) {
     __ubuf__ float* fold = ub<float>(plan_.ub_fold);
-    __ubuf__ float* sum = stat(kSum + pieces_ % 2);
+    __ubuf__ float* sum = stat(kSum + pieces_ % kTiles);
     __ubuf__ float* tile_sum = first ? sum : stat(kTileSum);
     for (int32_t i = 1; i < repeats; ++i) {
       vadd(fold, i == 1 ? scores : fold, scores + i * kLanes, rows_, 1, 1, 1, 8, i == 1 ? pitch : 8,
@@ -161,7 +164,7 @@ class Vector {
 
   // Adds a tile's P V to the piece's, which decays first.
   __aicore__ void accumulate(const Tile& tile) {
-    const int32_t buffer = accumulated_++ % 2;
+    const int32_t buffer = accumulated_++ % kTiles;
     wait_flag_dev(kOutputReady);
     if (rows_ == 0) return;
     __ubuf__ float* output = ub<float>(plan_.ub_output);
@@ -240,7 +243,7 @@ class Vector {
 
   // The piece's maxima and sums to the tails of its rows, eight times each.
   __aicore__ void add_tails(__ubuf__ float* acc) {
-    const int32_t piece = ++finished_ % 2;
+    const int32_t piece = ++finished_ % kTiles;
     const int32_t pitch = width_ / kBlockLanes;
     __ubuf__ uint32_t* tails = (__ubuf__ uint32_t*)(acc + plan_.head_dim_v);
     const int32_t repeats = ceil_div(rows_, kBlockLanes);

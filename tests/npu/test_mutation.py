@@ -57,13 +57,8 @@ BALANCE = {
 }
 # Other waits on the same path order these as well.
 IMPLIED = {
-    # Q of two pieces ago has been read: the vector cores have answered to scores that came of it,
-    # and the cube core has waited for the answer.
-    "cube.h load_query: wait_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kQueryEvent + buffer));",
     # Q is there: K comes behind it on the same pipe, and take_slot waits for K.
     "cube.h load_query: wait_flag(PIPE_MTE2, PIPE_MTE1, (event_t)(kQueryEvent + buffer));",
-    # P of two tiles ago has been read: the vector cores weigh this tile behind that one's output.
-    "cube.h load_weights: wait_flag(PIPE_MTE1, PIPE_MTE2, (event_t)(kWeightsEvent + buffer));",
 }
 
 

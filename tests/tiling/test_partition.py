@@ -106,7 +106,7 @@ def check_properties(part, the_plan, seq_lens, clusters):
     assert 1 <= len(shares) <= clusters
     assert shares.max() - shares.min() <= 1
     of_items = [
-        max(the_plan.item_cost + length, the_plan.item_floor + length // 3)
+        max(the_plan.item_cost + length, the_plan.item_floor)
         for length in seq_lens[worked_on].tolist()
     ]
     assert shares.sum() == sum(of_items) * groups

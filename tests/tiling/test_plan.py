@@ -22,7 +22,11 @@ CONSTANTS = {
     "STATS": "kStats",
     "STAT_LANES": "kStatLanes",
     "L0": "2 * kL0Half",
+    "TILES": "kTiles",
     "MIN_SHARE": "kMinShare",
+    "PARTS": "kParts",
+    "SHORT_LOAD": "kShortLoad",
+    "EVEN_TILES": "kEvenTiles",
 }
 ENUMS = {"float16": "DType::kFloat16", "bfloat16": "DType::kBFloat16"}
 
