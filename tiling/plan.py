@@ -208,7 +208,8 @@ def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
     The first is the load of Q, and what loads of K, V and P cost however short they are. The second
     is the more of two: the cube core's many small loads from L1; the vector cores' instructions.
     Its figures are fitted to the modelled times of many sequences of one token (910B2; 1 to 12 kv
-    heads a tile, 1 to 64 rows, head_dim 64 to 256): within 2 %, but 10 % with 8 heads of 64.
+    heads a tile, 1 to 64 rows, head_dim 64 to 256): most within 2 %, small groups up to 8 % high,
+    8 heads of 64 10 % low.
     """
     heads, chunk = tiles.tile_heads, tiles.chunk_tokens
     rows = heads * desc.group
