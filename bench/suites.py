@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..kernels.sim import chip_names
-from . import decode, demo, vllm
+from . import decode, demo, plot, vllm
 from .decode import Case
 
 DEVICES = {"cpu": ("upstream", "cpu"), "sim": ("upstream", "ragged", "wide")}  # and their suites
@@ -132,7 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=decode.positive_int,
         help="fresh processes per case: medians over them, and the spread (1: this one)",
     )
-    parser.add_argument("--plot", type=decode.picture, metavar="PNG", help="draw all cases")
+    parser.add_argument("--plot", type=plot.picture, metavar="PNG", help="draw all cases")
     group = parser.add_argument_group(
         "with --device sim",
         "No NPU is used: all figures are modelled, with a cold L2, except the published times. "

@@ -11,27 +11,13 @@
 #include <vector>
 
 #include "../../kernels/cpu/decode.h"
-#include "../../kernels/cpu/isa.h"
+#include "absent.h"
 
 #if PA_HP_LOWERED
 #define PA_HP_ISA baseline
 #define PA_HP_VECTOR_BYTES 64
 #define PA_HP_BF16_DOT 1
 #include "../../kernels/cpu/kernel.inl"
-#endif
-
-#if defined(__x86_64__)
-namespace pa_hp::cpu {  // PA_HP_CPU_ISA=baseline leaves these alone
-namespace avx2 {
-const Kernels kernels{};
-}
-namespace avx512 {
-const Kernels kernels{};
-}
-namespace avx512_bf16 {
-const Kernels kernels{};
-}
-}  // namespace pa_hp::cpu
 #endif
 
 namespace {

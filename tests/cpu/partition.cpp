@@ -1,6 +1,7 @@
 // What each worker of the CPU kernel attends: its cut of the work and its walk over its share, with
 // kernels that write down what they are asked for instead of doing it.
 #include "../../kernels/cpu/decode.cpp"
+#include "absent.h"
 
 namespace {
 
@@ -33,17 +34,6 @@ namespace pa_hp::cpu {
 namespace baseline {
 const Kernels kernels{load_nothing, note, fold_nothing, finish_nothing};
 }
-#if defined(__x86_64__)
-namespace avx2 {
-const Kernels kernels{};
-}
-namespace avx512 {
-const Kernels kernels{};
-}
-namespace avx512_bf16 {
-const Kernels kernels{};
-}
-#endif
 }  // namespace pa_hp::cpu
 
 // Rows of (worker, seq, first token, end of tokens, first kv head, end of kv heads), in the order
