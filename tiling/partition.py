@@ -2,10 +2,10 @@
 
 All (sequence, head group, token) lie on one line in that order. An item is one sequence and head
 group; before its tokens it has a stretch for what it costs beyond them: ``item_cost`` places, or
-what makes ``item_floor`` in all, if that is more. Every cluster takes an equal share of the line,
-cut wherever that falls. A piece is what one cluster has of an item, a tile at most ``tile_tokens``
-of a piece. The device works the same out from the lengths that it finds; here it is for
-explanations and tests.
+what makes ``item_floor`` in all, if that is more. The line begins with the first item's tokens, and
+every cluster takes an equal share of it, cut wherever that falls. A piece is what one cluster has
+of an item, a tile at most ``tile_tokens`` of a piece. The device works the same out from the
+lengths that it finds; here it is for explanations and tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .plan import FRACTAL, DecodePlan
 
 # As in kernels/npu/plan.h, which says what they mean; a test compares them.
 MIN_SHARE = 16
-PARTS = 8
+PARTS = 6
 SHORT_LOAD = 128
 EVEN_TILES = 4
 
@@ -34,7 +34,7 @@ PIECE = np.dtype(
         ("first_cluster", np.int64),  # the clusters that the item's pieces are in
         ("last_cluster", np.int64),
         ("place", np.int64),  # of `begin` on the line
-        ("final", np.bool_),  # no tokens of the share come behind it
+        ("behind", np.int64),  # places that the share goes on for behind it; 0: no tokens there
     ]
 )
 TILE = np.dtype(
@@ -107,9 +107,10 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     head_group = np.tile(np.arange(plan.head_groups), np.count_nonzero(lengths))
     length = lengths[seq]
     extent = np.maximum(plan.item_cost + length, plan.item_floor)
-    stop = np.cumsum(extent)
-    start = stop - extent
-    total = int(extent.sum())
+    # The first item's cost is left out: nearly every share begins inside an item, at no cost.
+    stop = np.cumsum(extent) - (extent - length)[:1].sum()
+    start = np.maximum(stop - extent, 0)
+    total = int(stop[-1]) if stop.size else 0
 
     # No share is empty between two others, or so short that it is not worth its signals.
     shares = min(max(total // MIN_SHARE, 1), clusters)
@@ -120,7 +121,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     end = np.append(begin[1:], total) if total else begin
     cluster = np.searchsorted(cuts, begin, side="right") - 1
     item = np.searchsorted(start, begin, side="right") - 1
-    tokens_at = stop[item] - length[item]
+    tokens_at = stop - length
 
     def cluster_of(place: np.ndarray) -> np.ndarray:
         return ((place + 1) * shares - 1) // max(total, 1)
@@ -129,16 +130,16 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     pieces["cluster"] = cluster
     pieces["seq"] = seq[item]
     pieces["head_group"] = head_group[item]
-    pieces["begin"] = np.maximum(begin - tokens_at, 0)
-    pieces["end"] = np.maximum(end - tokens_at, 0)
+    pieces["begin"] = np.maximum(begin - tokens_at[item], 0)
+    pieces["end"] = np.maximum(end - tokens_at[item], 0)
     pieces["length"] = length[item]
-    pieces["first_cluster"] = cluster_of(tokens_at)
+    pieces["first_cluster"] = cluster_of(tokens_at[item])
     pieces["last_cluster"] = cluster_of(stop[item] - 1)
-    pieces["place"] = np.maximum(begin, tokens_at)
+    pieces["place"] = np.maximum(begin, tokens_at[item])
+    # What the share has behind a piece: nothing, or something from the next item's tokens on.
+    following = np.append(tokens_at[1:], total)[item]
+    pieces["behind"] = np.where(end == stop[item], np.maximum(cuts[cluster + 1] - following, 0), 0)
     pieces = pieces[pieces["begin"] < pieces["end"]]
-    pieces["final"] = np.append(pieces["cluster"][1:] != pieces["cluster"][:-1], True)[
-        : len(pieces)
-    ]
     mixed = cuts[1:] > np.append(stop, 0)[np.searchsorted(start, cuts[:-1], side="right") - 1]
     return Partition(lengths, valid, cuts, mixed, pieces)
 
@@ -159,7 +160,8 @@ def tiles(part: Partition, plan: DecodePlan) -> np.ndarray:
     pieces, share = part.pieces, np.diff(part.cuts)
     load = np.full(len(share), plan.chunk_tokens)
     for _ in range(plan.chunk_tokens.bit_length()):
-        halved = part.mixed & (load > SHORT_LOAD) & (load % (2 * FRACTAL) == 0)
+        long = (load > SHORT_LOAD) | (load * plan.tile_heads > 2 * SHORT_LOAD)
+        halved = part.mixed & long & (load % (2 * FRACTAL) == 0)
         load = np.where(halved & (share // PARTS < load), load // 2, load)
     parts = np.where(part.mixed, PARTS, 2)
     most = np.minimum(plan.tile_tokens, share // parts // load * load + load)

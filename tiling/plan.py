@@ -217,7 +217,7 @@ def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
     token = heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
     item = 4 * LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
     products = heads * (36 + 20 * desc.head_dim / FRACTAL)
-    vector = 303 + 0.97 * desc.head_dim_v + half * (17 + 0.109 * desc.head_dim_v)
+    vector = 333 + 0.97 * desc.head_dim_v + half * (11 + 0.109 * desc.head_dim_v)
     # Tokens of long items beside it: with their part of P, and of the loads' fixed parts, where
     # half the pages follow each other.
     pages = LOAD_FIXED * (1 / min(chunk, desc.block_size) + 1 / chunk)

@@ -315,9 +315,10 @@ class Cube {
   __aicore__ int32_t chunk_end(const Tile& tile, int32_t token, bool key) const {
     const int32_t chunk = tile.load_tokens;
     const int32_t end = token + even_part(tile.end - token, chunk);
-    if (key || !tile.final) return end;
+    if (key || tile.behind >= kTaper) return end;
+    const int32_t share_end = tile.piece_end + static_cast<int32_t>(tile.behind);
     for (int32_t leave = kTaper; leave >= kLastLoad; leave -= kTaper - kLastLoad) {
-      const int32_t before = tile.piece_end - leave - token;
+      const int32_t before = share_end - leave - token;
       if (before > 0 && token + round_up(before, kFractal) < end) {
         return token + round_up(before, kFractal);
       }

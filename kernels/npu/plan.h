@@ -89,10 +89,11 @@ struct DecodePlan {
 
 constexpr int32_t kFractal = 16;   // rows and columns of the cube's unit
 constexpr int32_t kMinShare = 16;  // places of the line that are worth a cluster's signals
-// A share of several pieces has kParts loads and tiles at least, where loads are not kShortLoad
-// tokens already: short pieces hide little of a long load's way, or of the vector cores' work on a
-// long tile. Fitted to the mixtures of tests/npu/test_even.py, on the model.
-constexpr int32_t kParts = 8;
+// A share of several pieces has kParts loads and tiles at least, where loads are longer than
+// kShortLoad tokens, or than twice that of all their heads together: short pieces hide little of a
+// long load's way, or of the vector cores' work on a long tile. Fitted to mixtures as those of
+// tests/npu/test_even.py, on the model.
+constexpr int32_t kParts = 6;
 constexpr int32_t kShortLoad = 128;
 constexpr int32_t kEvenTiles = 4;  // so many last tiles of a piece are all but equal
 // A share's last V is loaded up to kTaper tokens before its end, then up to kLastLoad, then the

@@ -18,7 +18,7 @@ struct Tile {
   int32_t load_tokens;  // of a load at most
   bool first;           // of its piece
   bool last;
-  bool final;  // the piece is the share's last: what is left of the share has no tokens
+  int64_t behind;  // places that the share goes on for behind the piece; 0: no tokens are there
   int32_t piece_begin;
   int32_t piece_end;
   int32_t length;         // of the sequence
@@ -54,7 +54,12 @@ class Schedule {
         chunk_tokens_(plan.chunk_tokens),
         tile_tokens_(plan.tile_tokens),
         clusters_(1) {
-    for (int32_t seq = 0; seq < batch_; ++seq) total_ += head_groups_ * extent(length(seq));
+    for (int32_t seq = 0; seq < batch_; ++seq) {
+      const int32_t length = this->length(seq);
+      // The first item's cost is left out: nearly every share begins inside an item, at no cost.
+      if (total_ == 0) item_start_ = total_ = length - extent(length);
+      total_ += head_groups_ * extent(length);
+    }
     // No share is empty between two others, or so short that it is not worth its signals.
     if (total_ > kMinShare) clusters_ = total_ / kMinShare;
     if (clusters_ > clusters) clusters_ = clusters;
@@ -76,8 +81,8 @@ class Schedule {
     int32_t parts = 2;
     if (end_ > item_start_ + extent(length(seq_))) {
       parts = kParts;
-      while (chunk_tokens_ > kShortLoad && chunk_tokens_ % (2 * kFractal) == 0 &&
-             share / kParts < chunk_tokens_) {
+      while ((chunk_tokens_ > kShortLoad || chunk_tokens_ * plan.tile_heads > 2 * kShortLoad) &&
+             chunk_tokens_ % (2 * kFractal) == 0 && share / kParts < chunk_tokens_) {
         chunk_tokens_ /= 2;
       }
     }
@@ -103,7 +108,7 @@ class Schedule {
     tile.load_tokens = chunk_tokens_;
     tile.first = token_ == piece_begin_;
     tile.last = tile.end == piece_end_;
-    tile.final = final_;
+    tile.behind = behind_;
     tile.piece_begin = piece_begin_;
     tile.piece_end = piece_end_;
     tile.length = piece_length_;
@@ -154,7 +159,8 @@ class Schedule {
     }
     while (at_ < end_ && this->length(seq_) == 0) ++seq_;
     const int32_t following = at_ < end_ ? this->length(seq_) : 0;
-    final_ = end_ - at_ <= extent(following) - following;
+    const int64_t rest = end_ - at_ - (extent(following) - following);
+    behind_ = rest > 0 ? rest : 0;
   }
 
   const __gm__ int32_t* seq_lens_;
@@ -178,7 +184,7 @@ class Schedule {
   int32_t piece_length_ = 0;
   int32_t piece_begin_ = 0;
   int32_t piece_end_ = 0;
-  bool final_ = false;
+  int64_t behind_ = 0;
   int32_t token_ = 0;
 };
 

@@ -151,7 +151,11 @@ class Vector {
            pitch);
       pipe_barrier(PIPE_V);
     }
-    vcadd(tile_sum, repeats == 1 ? scores : fold, rows_, 1, 1, 8, false);
+    // Eight sums a row, then one: in all less than half of vcadd's time.
+    __ubuf__ float* eighths = repeats == 1 ? fold : scores;
+    vcgadd(eighths, repeats == 1 ? scores : fold, rows_, 1, 1, 8);
+    pipe_barrier(PIPE_V);
+    vcgadd(tile_sum, eighths, ceil_div(rows_, kBlockLanes), 1, 1, 8);
     pipe_barrier(PIPE_V);
     if (first) return;
     vmul(sum, sum, stat(kDecay), 1, 1, 1, 1, 8, 8, 8);

@@ -39,7 +39,7 @@ def test_random_mixtures(capsys):
     with capsys.disabled():
         print(f"modelled balance: {over} of 100 over 1.05, the worst {max(found):.3f}")
     # The bar is 1.05: this only keeps what is not there yet from growing.
-    assert over <= 3 and max(found) <= 1.07
+    assert over <= 2 and max(found) <= 1.055
 
 
 def balance(heads, kv_heads, dim, lengths):

@@ -11,7 +11,7 @@ extern "C" int64_t schedule_tiles(const pa_hp::npu::DecodePlan* plan, const int3
     for (pa_hp::npu::Tile tile; schedule.next(tile); ++count) {
       if (count >= room) continue;
       const int64_t row[] = {cluster,          tile.seq,       tile.head_group, tile.begin,
-                             tile.end,         tile.first,     tile.last,       tile.final,
+                             tile.end,         tile.first,     tile.last,       tile.behind,
                              tile.piece_begin, tile.piece_end, tile.length,     tile.first_cluster,
                              tile.last_cluster};
       for (int i = 0; i < 13; ++i) rows[13 * count + i] = row[i];

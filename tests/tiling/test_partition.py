@@ -10,7 +10,7 @@ from pa_hp.tiling.partition import partition, tiles
 from pa_hp.tiling.plan import plan
 
 TILE_FIELDS = [
-    "cluster", "seq", "head_group", "begin", "end", "first", "last", "final", "piece_begin",
+    "cluster", "seq", "head_group", "begin", "end", "first", "last", "behind", "piece_begin",
     "piece_end", "length", "first_cluster", "last_cluster",
 ]  # fmt: skip
 MOST_SEQUENCES = 1024
@@ -68,6 +68,7 @@ def random_plan(rng, base, batch, block_size, max_blocks):
         head_groups=int(rng.choice([1, 1, 2, 3, 5, 8, 16])),
         item_cost=int(rng.choice([1, 2, 5, 17, 40, 300])),
         item_floor=int(rng.choice([1, 3, 12, 45, 90, 400])),
+        tile_heads=int(rng.choice([1, 2, 4, 8])),
         chunk_tokens=chunk,
         tile_tokens=chunk * int(rng.choice([1, 2, 3, 4, 8, 32])),
     )
@@ -79,7 +80,7 @@ def check_same(part, part_tiles, device):
         np.testing.assert_array_equal(pieces[name], device[name][first], name)
     np.testing.assert_array_equal(pieces["begin"], device["piece_begin"][first])
     np.testing.assert_array_equal(pieces["end"], device["piece_end"][first])
-    np.testing.assert_array_equal(pieces["final"], device["final"][first])
+    np.testing.assert_array_equal(pieces["behind"], device["behind"][first])
     np.testing.assert_array_equal(part_tiles["piece"], np.cumsum(first) - 1)
     np.testing.assert_array_equal(part_tiles["begin"], device["begin"])
     np.testing.assert_array_equal(part_tiles["end"], device["end"])
@@ -109,7 +110,9 @@ def check_properties(part, the_plan, seq_lens, clusters):
         max(the_plan.item_cost + length, the_plan.item_floor)
         for length in seq_lens[worked_on].tolist()
     ]
-    assert shares.sum() == sum(of_items) * groups
+    # The line begins with the first item's tokens.
+    skipped = of_items[0] - int(seq_lens[worked_on[0]]) if of_items else 0
+    assert shares.sum() == sum(of_items) * groups - skipped
     assert (part.cuts[cluster] <= pieces["place"]).all()
     place_end = pieces["place"] + pieces["end"] - pieces["begin"]
     assert (place_end <= part.cuts[cluster + 1]).all()
@@ -164,9 +167,9 @@ def test_no_work(lengths, device_tiles, make_desc):
 def test_little_work_is_not_cut_for_every_cluster(make_desc):
     the_plan = replace(plan(make_desc()), batch=1, head_groups=1, item_cost=4, item_floor=20)
     part = partition(np.array([100]), the_plan, 24)
-    np.testing.assert_array_equal(part.cuts, [0, 17, 34, 52, 69, 86, 104])
-    np.testing.assert_array_equal(part.pieces["end"], [13, 30, 48, 65, 82, 100])
-    np.testing.assert_array_equal(part.pieces["place"], [4, 17, 34, 52, 69, 86])
+    np.testing.assert_array_equal(part.cuts, [0, 16, 33, 50, 66, 83, 100])
+    np.testing.assert_array_equal(part.pieces["end"], [16, 33, 50, 66, 83, 100])
+    np.testing.assert_array_equal(part.pieces["place"], [0, 16, 33, 50, 66, 83])
 
 
 @pytest.mark.parametrize(
