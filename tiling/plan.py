@@ -208,8 +208,8 @@ def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
     The first is the load of Q, and what loads of K, V and P cost however short they are. The second
     is the more of two: the cube core's many small loads from L1; the vector cores' instructions.
     Its figures are fitted to the modelled times of many sequences of one token (910B2; 1 to 12 kv
-    heads a tile, 1 to 64 rows, head_dim 64 to 256): most within 2 %, small groups up to 8 % high,
-    8 heads of 64 10 % low.
+    heads a tile, 1 to 64 rows, head_dim 64 to 256): most within 1 %; with 8 heads of 64 10 %
+    low, with head_dim 256 6 % low at 64 rows and 21 % at several heads a tile.
     """
     heads, chunk = tiles.tile_heads, tiles.chunk_tokens
     rows = heads * desc.group

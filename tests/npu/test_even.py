@@ -22,24 +22,41 @@ def test_clusters_end_together(heads, kv_heads, dim, lengths):
     assert balance(heads, kv_heads, dim, lengths) <= 1.05
 
 
+# The bar is 1.05: the limits only keep what is not there yet from growing. Constants were fitted to
+# the first, and looked at with seeds 2 to 4.
 @pytest.mark.full
-def test_random_mixtures(capsys):
+@pytest.mark.parametrize(
+    ("seeds", "most_over", "worst"),
+    [([1], 2, 1.055), (range(2, 11), 65, 1.16)],
+    ids=["fit", "other"],
+)
+def test_random_mixtures(seeds, most_over, worst, capsys):
     """At least 512 KV tokens a cluster; docs/kernel.md has the figures that this prints."""
-    rng = random.Random(1)
-    found = []
-    while len(found) < 100:
-        heads, kv_heads = rng.choice([(8, 1), (16, 1), (64, 1), (32, 4), (32, 8), (8, 8)])
+    found = {shape: [] for shape in ((8, 1), (16, 1), (64, 1), (32, 4), (32, 8), (8, 8))}
+    for seed in seeds:
+        for heads, kv_heads, lengths in mixtures(random.Random(seed), list(found)):
+            found[heads, kv_heads].append(balance(heads, kv_heads, 128, lengths))
+    with capsys.disabled():
+        for (heads, kv_heads), ratios in found.items():
+            over = sum(ratio > 1.05 for ratio in ratios)
+            figures = f"{over} of {len(ratios)} over 1.05, the worst {max(ratios):.3f}"
+            print(f"\nmodelled balance, h{heads}/kv{kv_heads}: {figures}", end="")
+    every = [one for drawn in found.values() for one in drawn]
+    assert sum(one > 1.05 for one in every) <= most_over and max(every) <= worst
+
+
+def mixtures(rng, shapes):
+    """100 times heads, kv_heads and lengths: short and long ones in any order."""
+    drawn = 0
+    while drawn < 100:
+        heads, kv_heads = rng.choice(shapes)
         few, short = rng.randint(1, 24), rng.choice([1, 16, 33, 65, 129, 256])
         lengths = [rng.randint(1, short) for _ in range(int(2 ** rng.uniform(0, 10)))]
         lengths += [int(2 ** rng.uniform(7, 13)) for _ in range(few)]
         rng.shuffle(lengths)
         if 512 * 24 <= sum(lengths) * kv_heads <= 1 << 18:
-            found.append(balance(heads, kv_heads, 128, lengths))
-    over = sum(one > 1.05 for one in found)
-    with capsys.disabled():
-        print(f"modelled balance: {over} of 100 over 1.05, the worst {max(found):.3f}")
-    # The bar is 1.05: this only keeps what is not there yet from growing.
-    assert over <= 2 and max(found) <= 1.055
+            drawn += 1
+            yield heads, kv_heads, lengths
 
 
 def balance(heads, kv_heads, dim, lengths):
