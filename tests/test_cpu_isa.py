@@ -43,11 +43,11 @@ def aarch64(tmp_path_factory):
     emulator = shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("no aarch64 compiler and emulator (Debian: g++-aarch64-linux-gnu, qemu-user)")
-    baseline = "kernels/cpu/isa_baseline.cpp"
-    return [emulator, compile_decode(tmp_path_factory, compiler, "-static", baseline)]
+    sources = [f"kernels/cpu/isa_{name}.cpp" for name in ("baseline", "neon_bf16")]
+    return [emulator, compile_decode(tmp_path_factory, compiler, "-static", *sources)]
 
 
-def run(command, case, inputs, tmp_path):
+def run(command, case, inputs, tmp_path, isa):
     """`out` and `lse` of the program behind `command`."""
     query, keys, values, table, _ = inputs
     sizes = [*query.shape[:2], keys.size(2), query.size(2), values.size(3)]
@@ -56,7 +56,7 @@ def run(command, case, inputs, tmp_path):
     source, target = tmp_path / "in", tmp_path / "out"
     head = np.array(sizes, np.int64).tobytes() + np.float32(scale).tobytes()
     source.write_bytes(head + b"".join(map(bits, inputs)))
-    environment = {**os.environ, "PA_HP_CPU_ISA": "baseline"}
+    environment = {**os.environ, "PA_HP_CPU_ISA": isa}
     subprocess.run([*command, source, target], env=environment, check=True)
     data = bytearray(target.read_bytes())
     out_shape = (*query.shape[:2], values.size(3))
@@ -66,10 +66,10 @@ def run(command, case, inputs, tmp_path):
     return out.view(out_shape), lse.view(query.shape[:2])
 
 
-def check(command, case, tmp_path):
+def check(command, case, tmp_path, isa="baseline"):
     inputs = make(case)
     want, want_lse = pa_hp.reference(*inputs, scale=case.scale)
-    out, lse = run(command, case, inputs, tmp_path)
+    out, lse = run(command, case, inputs, tmp_path, isa)
     check_out(case, inputs, out, want)
     check_against_peer(case, inputs, out, want)
     check_lse(case, inputs, lse, want_lse)
@@ -80,6 +80,7 @@ def test_avx512_lowered(case, lowered, tmp_path):
     check(lowered, case, tmp_path)
 
 
+@pytest.mark.parametrize("isa", ["baseline", "neon_bf16"])
 @pytest.mark.parametrize("case", SOME_CASES, ids=lambda case: case.id)
-def test_aarch64(case, aarch64, tmp_path):
-    check(aarch64, case, tmp_path)
+def test_aarch64(case, isa, aarch64, tmp_path):
+    check(aarch64, case, tmp_path, isa)

@@ -249,7 +249,7 @@ def test_after_fork(python):
 
 
 @pytest.mark.skipif("PA_HP_CPU_ISA" in os.environ, reason="this is that run")
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "avx512_bf16", "neon_bf16"])
 def test_other_instruction_sets(name, python):
     """What depends on the instruction set, again with every one that this machine has."""
     if name == pa_hp.build.cpu_isa():
@@ -290,7 +290,7 @@ def test_unknown_instruction_set_is_an_error(python):
     )
     message = (
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine "
-        "(baseline, avx2, avx512, avx512_bf16), got mmx"
+        "(baseline, avx2, avx512, avx512_bf16, neon_bf16), got mmx"
     )
     asked = (
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got 'mmx'; "

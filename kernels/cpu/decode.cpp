@@ -11,6 +11,11 @@
 #include <string>
 #include <vector>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "isa.h"
 
 namespace pa_hp::cpu {
@@ -38,11 +43,15 @@ Isa choose_isa() {
     return {"avx512", &avx512::kernels};
   }
   if (has_avx2 && (any || std::strcmp(wanted, "avx2") == 0)) return {"avx2", &avx2::kernels};
+#elif defined(__aarch64__) && defined(__linux__)
+  if ((getauxval(AT_HWCAP2) & HWCAP2_BF16) && (any || std::strcmp(wanted, "neon_bf16") == 0)) {
+    return {"neon_bf16", &neon_bf16::kernels};
+  }
 #endif
   if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
   throw std::runtime_error(
       std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
-                  "machine (baseline, avx2, avx512, avx512_bf16), got ") +
+                  "machine (baseline, avx2, avx512, avx512_bf16, neon_bf16), got ") +
       wanted);
 }
 

@@ -55,6 +55,10 @@ extern const Kernels kernels;
 namespace avx512_bf16 {  // likewise
 extern const Kernels kernels;
 }
+#elif defined(__aarch64__)
+namespace neon_bf16 {
+extern const Kernels kernels;
+}
 #endif
 
 }  // namespace pa_hp::cpu

@@ -3,5 +3,5 @@
 #define PA_HP_ISA avx2
 #define PA_HP_VECTOR_BYTES 32
 #define PA_HP_TARGET "avx2,fma,f16c"
-#include "isa_x86.inl"
+#include "isa_target.inl"
 #endif

@@ -4,5 +4,5 @@
 #define PA_HP_VECTOR_BYTES 64
 #define PA_HP_TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c"
 #define PA_HP_BF16_DOT 1
-#include "isa_x86.inl"
+#include "isa_target.inl"
 #endif

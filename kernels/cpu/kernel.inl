@@ -1,7 +1,7 @@
 // The attention arithmetic, written once on compiler vectors and included once per instruction set.
 // The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, PA_HP_F16C where the target
-// converts fp16 in hardware, and PA_HP_BF16_DOT where it has dot products of bfloat16 pairs. No
-// lambdas here: they would not inherit the includer's target.
+// converts fp16 in hardware, and PA_HP_BF16_DOT where it has dot products of bfloat16 pairs (on Arm
+// PA_HP_BFDOT as well). No lambdas here: they would not inherit the includer's target.
 
 namespace pa_hp::cpu {
 namespace PA_HP_ISA {
@@ -342,6 +342,8 @@ template <class T>
 [[gnu::always_inline]] inline void add_dot(Vec& sum, BitVec a, BitVec b) {
 #if PA_HP_F16C
   sum = (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#elif PA_HP_BFDOT
+  sum = (Vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)a, (bfloat16x8_t)b);
 #else
   sum += (Vec)(a << 16) * (Vec)(b << 16);
   sum += (Vec)(a & 0xffff0000u) * (Vec)(b & 0xffff0000u);

@@ -1,7 +1,14 @@
-// kernel.inl for an instruction set beyond x86-64's own: the includer defines PA_HP_TARGET, the
-// extensions' names, besides what kernel.inl wants. The target is set here and not by a compiler
-// flag, so that one library runs on every machine; headers come first, they keep the default.
+// kernel.inl for an instruction set beyond the compiler's default: the includer defines
+// PA_HP_TARGET, the extensions' names, besides what kernel.inl wants. The target is set here and
+// not by a compiler flag, so that one library runs on every machine; headers come first, they keep
+// the default.
+#if defined(__x86_64__)
 #include <immintrin.h>
+#define PA_HP_F16C 1
+#else
+#include <arm_neon.h>
+#define PA_HP_BFDOT 1
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -22,7 +29,6 @@ PA_HP_PRAGMA(clang attribute push(__attribute__((target(PA_HP_TARGET))), apply_t
 PA_HP_PRAGMA(GCC target(PA_HP_TARGET))
 #endif
 
-#define PA_HP_F16C 1
 #include "kernel.inl"
 
 #if defined(__clang__)
