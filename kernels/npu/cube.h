@@ -163,14 +163,23 @@ class Cube {
     const int32_t half = begin_step();
     const int32_t depth = plan_.head_dim / kFractal;
     load_rows_l0a(half, query_at(query) + head * plan_.group * kFractal, depth);
-    // K in NZ is K^T as L0B wants it. Of a part of the chunk's tokens, column by column.
+    // K in NZ is K^T as L0B wants it. Of a part of the chunk's tokens, column by column, or row by
+    // row where those are fewer.
     const int32_t blocks = ceil_div(tokens, kFractal);
     const int32_t chunk = plan_.chunk_tokens / kFractal;
-    const bool all = blocks == chunk;
-    for (int32_t column = 0; column < (all ? 1 : depth); ++column) {
-      load_cbuf_to_cb(l0b(half) + column * blocks * kFractal * kFractal,
-                      keys + token * kFractal + column * chunk * kFractal * kFractal, 0,
-                      all ? depth * blocks : blocks, 1, 0, 0, false, inc);
+    if (blocks < depth && blocks < chunk) {
+      for (int32_t block = 0; block < blocks; ++block) {
+        load_cbuf_to_cb(l0b(half) + block * kFractal * kFractal,
+                        keys + (token + block * kFractal) * kFractal, 0, depth, chunk, blocks - 1,
+                        0, false, inc);
+      }
+    } else {
+      const bool all = blocks == chunk;
+      for (int32_t column = 0; column < (all ? 1 : depth); ++column) {
+        load_cbuf_to_cb(l0b(half) + column * blocks * kFractal * kFractal,
+                        keys + token * kFractal + column * chunk * kFractal * kFractal, 0,
+                        all ? depth * blocks : blocks, 1, 0, 0, false, inc);
+      }
     }
     ready_step(half);
     const event_t event = (event_t)(kScoreEvent + half);
@@ -189,12 +198,21 @@ class Cube {
     const int32_t number = valued_++;
     const int32_t buffer = number % 2;
     load(tile, tile.begin, false);
+    int32_t loaded = chunk_end(tile, tile.begin, false);
+    if (scored_ == 1 &&
+        loaded < tile.end) {  // the only tile: nothing else to load until P is there
+      load(tile, loaded, false);
+      loaded = chunk_end(tile, loaded, false);
+    }
     wait_flag_dev(kWeightsReady);
     load_weights(buffer, number % kTiles, tile.end - tile.begin);
     wait_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     for (int32_t begin = tile.begin; begin < tile.end;) {
       const int32_t end = chunk_end(tile, begin, false);
-      if (end < tile.end) load(tile, end, false);
+      if (loaded < tile.end) {
+        load(tile, loaded, false);
+        loaded = chunk_end(tile, loaded, false);
+      }
       __cbuf__ T* slot = take_slot();
       for (int32_t head = 0; head < plan_.tile_heads; ++head) {
         for (int32_t at = begin; at < end; at += plan_.value_step) {
