@@ -16,7 +16,6 @@ from .plan import (
     L0,
     L0C,
     L1,
-    ROW_TAIL,
     SLOTS,
     UB,
     DecodeDesc,
@@ -85,7 +84,7 @@ class Explanation:
             for name in ("scores", "weights", "output", "acc", "fold", "result", "stats",
                          "merge weights", "merge")
         }  # fmt: skip
-        ub_end = p.ub_merge + p.merge_rows * (p.head_dim_v + ROW_TAIL) * 4
+        ub_end = p.ub_merge + p.merge_rows * p.head_dim_v * 4
         workspace = {"scores": 0, "weights": p.ws_weights, "output": p.ws_output}
         return [
             Memory("L1", L1, [
@@ -162,7 +161,10 @@ class Explanation:
         ]
         inside = pieces["begin"] > 0
         cut = (~inside & (pieces["end"] < pieces["length"])).sum()
-        lines.append(f"  items cut: {cut}, to merge from {inside.sum()} partial results")
+        merging = "all clusters that have any" if part.together else "the first"
+        lines.append(
+            f"  items cut: {cut}, with {inside.sum()} parts behind the first; merged by {merging}"
+        )
         return lines
 
     # ---- Picture ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from .plan import FRACTAL, DecodePlan
 # As in kernels/npu/plan.h, which says what they mean; a test compares them.
 MIN_SHARE = 16
 PARTS = 6
+MERGE_ALONE = 16
 SHORT_LOAD = 128
 EVEN_TILES = 4
 
@@ -61,6 +62,9 @@ class Partition:
         for every cluster.
     mixed : bool, shape ``[clusters at work]``
         Whether the share goes beyond the item that it begins in.
+    together : bool
+        Whether all clusters that have parts of an item merge them, each some rows; otherwise the
+        one that has its beginning does.
     pieces : PIECE, shape ``[pieces]``
         In the order of the line: by cluster, and in the order that the cluster works on them.
     """
@@ -69,6 +73,7 @@ class Partition:
     valid: np.ndarray
     cuts: np.ndarray
     mixed: np.ndarray
+    together: bool
     pieces: np.ndarray
 
 
@@ -81,7 +86,7 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
         Tokens of every sequence. What is negative or more than the block table has room for is out
         of range: nobody works on it, and the kernel makes its rows NaN.
     plan : DecodePlan
-        Its batch, capacity, head_groups, item_cost and item_floor count.
+        Its batch, capacity, head_groups, rows, item_cost and item_floor count.
     clusters : int
         Clusters of the chip, at least 1.
 
@@ -141,7 +146,9 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     pieces["behind"] = np.where(end == stop[item], np.maximum(cuts[cluster + 1] - following, 0), 0)
     pieces = pieces[pieces["begin"] < pieces["end"]]
     mixed = cuts[1:] > np.append(stop, 0)[np.searchsorted(start, cuts[:-1], side="right") - 1]
-    return Partition(lengths, valid, cuts, mixed, pieces)
+    longest = int(extent.max(initial=0))
+    together = total > 0 and longest * shares // total * -(-plan.rows // 2) > MERGE_ALONE
+    return Partition(lengths, valid, cuts, mixed, together, pieces)
 
 
 def tiles(part: Partition, plan: DecodePlan) -> np.ndarray:

@@ -24,7 +24,8 @@ UB, L1, L0, L0C = 192 << 10, 512 << 10, 64 << 10, 128 << 10
 FRACTAL = 16
 MAX_ROWS = 64
 MAX_SCORES = 16384
-MERGE_ROWS = 255  # repeats of one instruction
+MERGE_ROWS = 128  # what UB has room for in every shape
+MERGE_BLOCKS = 2 * MERGE_ROWS + (MERGE_ROWS + MAX_ROWS // 2) // 2  # and of the largest maxima
 SLOTS = 3
 ROW_TAIL = 16
 MAX_TILE = 1024  # tokens of a chunk and of a tile
@@ -32,7 +33,7 @@ MAX_COLUMNS = 4095  # of a store from L0C, 12 bits
 MAX_CLUSTERS = 32  # parts of an item that UB has room for in every shape
 LANES = 64
 TILES = 3
-STATS = 29
+STATS = 34
 STAT_LANES = 64
 
 DTYPES = {"float16": 0, "bfloat16": 1}
@@ -206,23 +207,25 @@ def item_places(desc: DecodeDesc, tiles: Tiles) -> tuple[int, int]:
     """What an item costs beyond its tokens, and in all if it has next to none: in tokens.
 
     The first is the load of Q, and what loads of K, V and P cost however short they are. The second
-    is the more of two: the cube core's many small loads from L1; the vector cores' instructions.
-    Its figures are fitted to the modelled times of many sequences of one token (910B2; 1 to 12 kv
-    heads a tile, 1 to 64 rows, head_dim 64 to 256): most within 1 %; with 8 heads of 64 10 %
-    low, with head_dim 256 6 % low at 64 rows and 21 % at several heads a tile.
+    is the most of three: the cube core's small products, heads after each other, and then the
+    store of O; all of its stores; the vector cores' instructions. Its figures are fitted to the
+    modelled times of many sequences of one token (910B2; 1 to 12 kv heads a tile, 1 to 64 rows,
+    head_dim 64 to 256): most within 1 %, all within 6 %.
     """
     heads, chunk = tiles.tile_heads, tiles.chunk_tokens
     rows = heads * desc.group
     half = math.ceil(rows / 2)
     token = heads * (desc.head_dim + desc.head_dim_v) * ITEM / LOAD_RATE
     item = 4 * LOAD_FIXED + rows * desc.head_dim * ITEM / LOAD_RATE
-    products = heads * (36 + 20 * desc.head_dim / FRACTAL)
-    vector = 333 + 0.97 * desc.head_dim_v + half * (11 + 0.109 * desc.head_dim_v)
+    output = rows * desc.head_dim_v * 4 / STORE_RATE
+    products = heads * (58 + 0.23 * (desc.head_dim + desc.head_dim_v)) + output
+    stores = 130 + heads * STORE_FIXED + rows * 64 / STORE_RATE + output
+    vector = 351 + 0.89 * desc.head_dim_v + half * (11.6 + desc.head_dim_v / 16)
     # Tokens of long items beside it: with their part of P, and of the loads' fixed parts, where
     # half the pages follow each other.
     pages = LOAD_FIXED * (1 / min(chunk, desc.block_size) + 1 / chunk)
     long_token = token + rows * ITEM / WEIGHTS_RATE + pages
-    return round(item / long_token), round(max(products, vector) / long_token)
+    return round(item / long_token), round(max(products, stores, vector) / long_token)
 
 
 def steps(desc: DecodeDesc, tiles: Tiles) -> tuple[Any, Any]:
@@ -305,8 +308,8 @@ def _memories(desc: DecodeDesc, tiles: Tiles) -> dict[str, tuple[int, dict[str, 
                 "fold": half * LANES * 4,
                 "result": MAX_ROWS // 2 * desc.head_dim_v * ITEM,
                 "stats": STATS * STAT_LANES * 4,
-                "merge_weights": (MAX_ROWS // 2 + MERGE_ROWS) * 32,
-                "merge": desc.clusters * row,
+                "merge_weights": MERGE_BLOCKS * 32,
+                "merge": desc.clusters * desc.head_dim_v * 4,
             },
         ),
     }
@@ -346,7 +349,6 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         places.append(dict(zip(memory, ends, strict=False)))
     at_l1, at_l0c, at_ub = places
     key_step, value_step = steps(desc, tiles)
-    row = (desc.head_dim_v + ROW_TAIL) * 4
     found = {
         "key_step": key_step,
         "value_step": value_step,
@@ -357,7 +359,7 @@ def _buffers(desc: DecodeDesc, tiles: Tiles) -> dict[str, int]:
         "l1_weights_bytes": l1["weights"] // 2,
         "l0c_output": at_l0c["output"],
         "l0c_score_bytes": l0c["scores"] // 2,
-        "merge_rows": min(MERGE_ROWS, (UB - at_ub["merge"]) // row),
+        "merge_rows": min(MERGE_ROWS, (UB - at_ub["merge"]) // (desc.head_dim_v * 4)),
         **{f"ub_{name}": offset for name, offset in at_ub.items()},
         **{f"ws_{name}": offset for name, offset in _workspace(desc.head_dim_v).items()},
     }

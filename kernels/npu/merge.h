@@ -1,6 +1,5 @@
-// Items that several clusters have parts of. The parts that begin inside the item lie in the
-// workspace as partial results; the cluster that the item begins in has its own part in UB and
-// merges them, each vector core its own rows.
+// Items that several clusters have parts of. The parts lie in the workspace as partial results; one
+// cluster merges some rows of them, or all rows, and then its own part may still be in UB.
 #pragma once
 
 #include "rows.h"
@@ -12,102 +11,148 @@ namespace pa_hp::npu {
 template <class T>
 class Merge {
  public:
-  // `row`, `count`: the core's rows of a tile. `tile`: of the piece that begins the item.
+  // `row`, `count`: the core's rows of a tile. `tile`: of any of the item's pieces. `stored`: the
+  // first part is in the workspace too, not in UB.
   __aicore__ Merge(const DecodePlan& plan, const Result<T>& result, __gm__ uint8_t* workspace,
-                   const Tile& tile, int32_t row, int32_t count)
+                   const Tile& tile, int32_t row, int32_t count, bool stored)
       : plan_(plan),
         result_(result),
-        workspace_(workspace + (tile.first_cluster + 1) * int64_t{plan.ws_bytes} +
-                   plan.ws_partials),
+        workspace_(workspace + tile.first_cluster * int64_t{plan.ws_bytes}),
         tile_(tile),
         row_(row),
         count_(count),
+        stored_(stored),
         parts_(tile.last_cluster - tile.first_cluster + 1),
-        width_(plan.head_dim_v + kRowTail),
-        pitch_(width_ / kBlockLanes) {}
+        dim_(plan.head_dim_v) {}
 
-  // Takes the event kResultOut from the caller, and gives it back when the stores are done.
-  __aicore__ void run() {
+  // `count` of the core's rows. Takes the event kResultOut from the caller, and gives it back when
+  // the stores are done.
+  __aicore__ void run(int32_t from, int32_t count) {
     const int32_t at_once = plan_.merge_rows / parts_;
-    for (int32_t at = 0; at < count_; at += at_once) {
-      if (at > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
-      const int32_t rows = min(at_once, count_ - at);
-      load(at, rows);
-      merge(rows);
-      result_.normalise(ub<float>(plan_.ub_merge), rows, tile_.seq,
-                        tile_.head_group * plan_.rows + row_ + at);
+    for (int32_t at = from; at < from + count; at += at_once) {
+      if (at > from) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+      rows_ = min(at_once, from + count - at);
+      max_ = ub<float>(plan_.ub_merge_weights);
+      sum_ = max_ + round_up(parts_ * rows_, kBlockLanes) * kBlockLanes;
+      largest_ = sum_ + round_up(parts_ * rows_, kBlockLanes) * kBlockLanes;
+      load(at);
+      weigh();
+      add_up();
+      result_.write(acc_, largest_, sum_, rows_, tile_.seq,
+                    tile_.head_group * plan_.rows + row_ + at);
       set_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
     }
   }
 
  private:
-  // Part after part into UB, `rows` rows of each; this core's own first.
-  __aicore__ void load(int32_t at, int32_t rows) {
-    const int32_t blocks = rows * pitch_;
-    __ubuf__ float* to = ub<float>(plan_.ub_merge);
-    __gm__ float* from = (__gm__ float*)workspace_ + (row_ + at) * width_;
+  // Part after part into UB, from row `at` on.
+  __aicore__ void load(int32_t at) {
+    const int32_t sums = rows_ * dim_ / kBlockLanes;  // blocks
+    const int32_t max_at = count_ * dim_ + at * kBlockLanes;
+    const int32_t sum_at = max_at + count_ * kBlockLanes;
     wait_flag(PIPE_V, PIPE_MTE2, (event_t)kPartialsIn);
-    copy_gm_to_ubuf(to + rows * width_, from, 0, parts_ - 1, blocks,
-                    plan_.ws_bytes / kBlockBytes - blocks, 0);
+    load_parts(max_, max_at, rows_);
+    load_parts(sum_, sum_at, rows_);
+    load_parts(acc_, at * dim_, sums);
     set_flag(PIPE_MTE2, PIPE_V, (event_t)kPartialsIn);
-    copy_ubuf_to_ubuf(to, ub<float>(plan_.ub_acc) + at * width_, 0, 1, blocks, 0, 0);
-    pipe_barrier(PIPE_V);
+    if (!stored_) {
+      __ubuf__ float* own = ub<float>(plan_.ub_acc);
+      copy_ubuf_to_ubuf(max_, own + max_at, 0, 1, rows_, 0, 0);
+      copy_ubuf_to_ubuf(sum_, own + sum_at, 0, 1, rows_, 0, 0);
+      copy_ubuf_to_ubuf(acc_, own + at * dim_, 0, 1, sums, 0, 0);
+      pipe_barrier(PIPE_V);
+    }
     wait_flag(PIPE_MTE2, PIPE_V, (event_t)kPartialsIn);
   }
 
-  // Every part weighs exp(its maximum - the largest); what is merged stands in the first part.
-  __aicore__ void merge(int32_t rows) {
-    __ubuf__ float* acc = ub<float>(plan_.ub_merge);
-    __ubuf__ float* max = acc + plan_.head_dim_v;
-    __ubuf__ float* sum = max + kBlockLanes;
-    __ubuf__ float* largest = ub<float>(plan_.ub_merge_weights);  // a block for every row
-    __ubuf__ float* weights = largest + rows * kBlockLanes;       // and for every row of every part
-    lanes(kBlockLanes);
-    for (int32_t i = 1; i < parts_; ++i) {
-      vmax(largest, i == 1 ? max : largest, max + i * rows * width_, rows, 1, 1, 1, 1,
-           i == 1 ? pitch_ : 1, pitch_);
-      pipe_barrier(PIPE_V);
-    }
-    for (int32_t i = 0; i < parts_; ++i) {
-      vsub(weights + i * rows * kBlockLanes, max + i * rows * width_, largest, rows, 1, 1, 1, 1,
-           pitch_, 1);
-    }
-    pipe_barrier(PIPE_V);
-    vexp(weights, weights, parts_ * rows, 1, 1, 1, 1);
-    if (result_.has_lse()) vadds(max, largest, 0.0f, rows, 1, 1, pitch_, 1);
-    pipe_barrier(PIPE_V);
-    for (int32_t i = 0; i < parts_; ++i) {
-      __ubuf__ float* part = acc + i * rows * width_;
-      __ubuf__ float* weight = weights + i * rows * kBlockLanes;
-      // Sums, and the sum of weights in the tail.
-      for (int32_t at = 0; at < plan_.head_dim_v; at += kLanes) {
-        lanes(plan_.head_dim_v - at);
-        add_weighted(acc + at, part + at, weight, rows, i == 0);
-      }
-      lanes(kBlockLanes);
-      add_weighted(sum, sum + i * rows * width_, weight, rows, i == 0);
-      pipe_barrier(PIPE_V);
-    }
+  // `blocks` of every part, `at` floats behind its beginning.
+  __aicore__ void load_parts(__ubuf__ float* to, int32_t at, int32_t blocks) {
+    __gm__ float* from = (__gm__ float*)workspace_ + row_ * (dim_ + kRowTail) + at;
+    if (stored_) copy_gm_to_ubuf(to, from + kFirstPart / sizeof(float), 0, 1, blocks, 0, 0);
+    copy_gm_to_ubuf(to + blocks * kBlockLanes,
+                    from + (plan_.ws_bytes + plan_.ws_partials) / sizeof(float), 0, parts_ - 1,
+                    blocks, plan_.ws_bytes / kBlockBytes - blocks, 0);
   }
 
-  __aicore__ void add_weighted(__ubuf__ float* to, __ubuf__ float* from, __ubuf__ float* weights,
-                               int32_t rows, bool first) {
-    if (first) {
-      vmul(to, from, weights, rows, 1, 1, 0, pitch_, pitch_, 1);
-    } else {
-      vmla(to, from, weights, rows, 1, 1, 0, pitch_, pitch_, 1);
+  // A part weighs exp(its maximum - the largest) / the sum of all; that takes the maxima's place.
+  __aicore__ void weigh() {
+    const int32_t repeats = ceil_div(parts_ * rows_, kBlockLanes);
+    for (int32_t count = parts_, half = 0; count > 1; count = half) {
+      half = ceil_div(count, 2);  // of an odd number the middle one meets itself
+      __ubuf__ float* from = count == parts_ ? max_ : largest_;
+      vmax(largest_, from, from + (count - half) * rows_ * kBlockLanes,
+           ceil_div(half * rows_, kBlockLanes), 1, 1, 1, 8, 8, 8);
+      pipe_barrier(PIPE_V);
     }
+    for (int32_t row = 0; row < rows_; row += kBlockLanes) {
+      const int32_t at = row * kBlockLanes;
+      lanes((rows_ - row) * kBlockLanes);
+      vsub(max_ + at, max_ + at, largest_ + at, parts_, 1, 1, 1, rows_, rows_, 0);
+    }
+    all_lanes();
+    pipe_barrier(PIPE_V);
+    vexp(max_, max_, repeats, 1, 1, 8, 8);
+    pipe_barrier(PIPE_V);
+    vmul(sum_, sum_, max_, repeats, 1, 1, 1, 8, 8, 8);
+    pipe_barrier(PIPE_V);
+    for (int32_t count = parts_; count > 1;) {
+      const int32_t half = ceil_div(count, 2);
+      add_blocks(sum_, sum_ + half * rows_ * kBlockLanes, (count - half) * rows_);
+      pipe_barrier(PIPE_V);
+      count = half;
+    }
+    for (int32_t row = 0; row < rows_; row += kBlockLanes) {
+      const int32_t at = row * kBlockLanes;
+      lanes((rows_ - row) * kBlockLanes);
+      vdiv(max_ + at, max_ + at, sum_ + at, parts_, 1, 1, 1, rows_, rows_, 0);
+    }
+    all_lanes();
+    pipe_barrier(PIPE_V);
+  }
+
+  __aicore__ void add_blocks(__ubuf__ float* to, __ubuf__ float* from, int32_t blocks) {
+    const int32_t repeats = blocks / kBlockLanes;
+    const int32_t at = repeats * kLanes;
+    if (repeats > 0) vadd(to, to, from, repeats, 1, 1, 1, 8, 8, 8);
+    if (blocks == repeats * kBlockLanes) return;
+    lanes(blocks * kBlockLanes - at);
+    vadd(to + at, to + at, from + at, 1, 1, 1, 1, 8, 8, 8);
+    all_lanes();
+  }
+
+  // What is merged stands in the first part.
+  __aicore__ void add_up() {
+    const int32_t pitch = dim_ / kBlockLanes;
+    for (int32_t i = 0; i < parts_; ++i) {
+      __ubuf__ float* weights = max_ + i * rows_ * kBlockLanes;
+      for (int32_t at = 0; at < dim_; at += kLanes) {
+        __ubuf__ float* part = acc_ + i * rows_ * dim_ + at;
+        lanes(dim_ - at);
+        if (i == 0) {
+          vmul(part, part, weights, rows_, 1, 1, 0, pitch, pitch, 1);
+        } else {
+          vmla(acc_ + at, part, weights, rows_, 1, 1, 0, pitch, pitch, 1);
+        }
+      }
+      pipe_barrier(PIPE_V);
+    }
+    all_lanes();
   }
 
   const DecodePlan& plan_;
   const Result<T>& result_;
-  __gm__ uint8_t* workspace_;  // the second part's partial result
+  __gm__ uint8_t* workspace_;  // of the cluster that the item begins in
   const Tile& tile_;
   const int32_t row_;
   const int32_t count_;
+  const bool stored_;
   const int32_t parts_;
-  const int32_t width_;  // of a row with its tail; and in blocks
-  const int32_t pitch_;
+  const int32_t dim_;
+  int32_t rows_ = 0;  // that are merged at once
+  __ubuf__ float* acc_ = ub<float>(plan_.ub_merge);
+  __ubuf__ float* max_ = nullptr;  // blocks: of every part and row
+  __ubuf__ float* sum_ = nullptr;
+  __ubuf__ float* largest_ = nullptr;  // of every row
 };
 
 }  // namespace pa_hp::npu

@@ -72,18 +72,18 @@ struct DecodePlan {
   int32_t ub_scores;
   int32_t ub_weights;
   int32_t ub_output;
-  int32_t ub_acc;  // rows of head_dim_v + kRowTail
+  int32_t ub_acc;  // a partial result
   int32_t ub_fold;
   int32_t ub_result;
   int32_t ub_stats;          // kStats vectors of kStatLanes
-  int32_t ub_merge_weights;  // blocks: kMaxRows / 2 and merge_rows
-  int32_t ub_merge;          // merge_rows rows of head_dim_v + kRowTail
+  int32_t ub_merge_weights;  // blocks of merge_rows rows, twice and a half
+  int32_t ub_merge;          // merge_rows rows of head_dim_v
   int32_t merge_rows;        // rows times parts that are merged at once; at least the clusters
 
-  // Workspace of one cluster; scores, weights and output are two buffers each.
+  // Workspace of one cluster; scores, from 0 on, weights and output are kTiles buffers each.
   int32_t ws_weights;
   int32_t ws_output;
-  int32_t ws_partials;  // kMaxRows rows of head_dim_v + kRowTail
+  int32_t ws_partials;  // of either vector core
   int32_t ws_bytes;
 };
 
@@ -100,7 +100,11 @@ constexpr int32_t kEvenTiles = 4;  // so many last tiles of a piece are all but 
 // rest: what follows a load takes about as long as the load of half as much.
 constexpr int32_t kTaper = 80;
 constexpr int32_t kLastLoad = 32;
-constexpr int32_t kMaxRows = 64;       // query heads of a tile at most
+// Parts of the longest item times rows of a vector core that one cluster merges on its own; more
+// are merged by all that have parts. On the model the best of 0, 16, 24, 32 and 48 for 22 shapes.
+constexpr int32_t kMergeAlone = 16;
+constexpr int32_t kFirstPart = 0;  // in the workspace, over S: the part that an item begins with
+constexpr int32_t kMaxRows = 64;   // query heads of a tile at most
 constexpr int32_t kMaxScores = 16384;  // rows * tile_tokens at most
 constexpr int32_t kSlots = 3;          // loads of K and V under way
 constexpr int32_t kTiles = 3;          // tiles under way: V of one, K of the two behind it
@@ -112,8 +116,8 @@ constexpr uint32_t kNanPair =
 constexpr int32_t kLanes = 64;      // fp32 of one vector repeat
 constexpr int32_t kBlockLanes = 8;  // fp32 of a block
 
-// A row of partial results: head_dim_v sums, then the row's maximum and its sum of weights, each
-// eight times, as the vector unit wants them for a broadcast.
+// A vector core's partial result: its rows' sums, head_dim_v of each; their maxima and then their
+// sums of weights, each eight times, as the vector unit wants them for a broadcast.
 constexpr int32_t kRowTail = 2 * kBlockLanes;
 // Statistics of a vector core's rows in UB, kStatLanes floats each; the ones with kTiles
 // copies take turns.
@@ -127,7 +131,9 @@ enum Stat : int32_t {
   kMaxBlocks = 9,     // kMaxRows / 2 rows of a block: 4 vectors
   kDecayBlocks = 13,  // kTiles of 4
   kLseBlocks = 25,    // 4
-  kStats = 29,
+  kInverse = 29,      // 4
+  kOnes = 33,
+  kStats = 34,
 };
 
 // Cross-core flags.

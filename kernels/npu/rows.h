@@ -34,34 +34,23 @@ class Result {
   __aicore__ Result(const DecodePlan& plan, __gm__ T* out, __gm__ float* lse)
       : plan_(plan), out_(out), lse_(lse) {}
 
-  __aicore__ bool has_lse() const { return lse_ != nullptr; }
-
-  // Finished rows from `head` on: sums of head_dim_v, tail of maximum and sum. Takes the event
+  // Finished rows from `head` on, with blocks of their maxima and sums of weights. Takes the event
   // kResultOut from the caller, and gives it back when the stores are done.
-  __aicore__ void normalise(__ubuf__ float* acc, int32_t rows, int32_t seq, int32_t head) const {
+  __aicore__ void write(__ubuf__ float* rows, __ubuf__ float* max, __ubuf__ float* sum,
+                        int32_t count, int32_t seq, int32_t head) const {
     const int32_t dim = plan_.head_dim_v;
-    const int32_t pitch = (dim + kRowTail) / kBlockLanes;
-    __ubuf__ float* max = acc + dim;
-    __ubuf__ float* sum = acc + dim + kBlockLanes;
-    __ubuf__ T* narrowed = ub<T>(plan_.ub_result);
-    __ubuf__ float* lse = lse_blocks();
     for (int32_t at = 0; at < dim; at += kLanes) {
       lanes(dim - at);
-      vdiv(acc + at, acc + at, sum, rows, 1, 1, 0, pitch, pitch, pitch);
-    }
-    pipe_barrier(PIPE_V);
-    for (int32_t at = 0; at < dim; at += kLanes) {
-      lanes(dim - at);
-      narrow(narrowed + at, acc + at, rows, 1, dim / kFractal, pitch);
-    }
-    if (has_lse()) {
-      lanes(kBlockLanes);
-      vln(lse, sum, rows, 1, 1, 1, pitch);
-      pipe_barrier(PIPE_V);
-      vadd(lse, lse, max, rows, 1, 1, 1, 1, 1, pitch);
+      narrow(ub<T>(plan_.ub_result) + at, rows + at, count, 1, dim / kFractal, dim / kBlockLanes);
     }
     all_lanes();
-    store(rows, seq, head);
+    if (lse_ != nullptr) {
+      const int32_t repeats = ceil_div(count, kBlockLanes);
+      vln(lse_blocks(), sum, repeats, 1, 1, 8, 8);
+      pipe_barrier(PIPE_V);
+      vadd(lse_blocks(), lse_blocks(), max, repeats, 1, 1, 1, 8, 8, 8);
+    }
+    store(count, seq, head);
   }
 
   // A sequence's rows that no tile covers: zeros, or NaN for a length out of range.
@@ -87,7 +76,7 @@ class Result {
     copy_ubuf_to_gm_align_b16(out_ + seq * plan_.out_stride_batch + head * plan_.out_stride_head,
                               ub<T>(plan_.ub_result), 0, rows, plan_.head_dim_v * sizeof(T), 0, 0,
                               0, rows > 1 ? gap * sizeof(T) : 0);
-    if (has_lse()) {
+    if (lse_ != nullptr) {
       copy_ubuf_to_gm_align_b32(lse_ + static_cast<int64_t>(seq) * plan_.heads + head, lse_blocks(),
                                 0, rows, sizeof(float), 0, 0, 0, 0);
     }

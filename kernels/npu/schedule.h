@@ -53,12 +53,14 @@ class Schedule {
         item_floor_(plan.item_floor),
         chunk_tokens_(plan.chunk_tokens),
         tile_tokens_(plan.tile_tokens),
+        half_rows_(ceil_div(plan.rows, 2)),
         clusters_(1) {
     for (int32_t seq = 0; seq < batch_; ++seq) {
       const int32_t length = this->length(seq);
       // The first item's cost is left out: nearly every share begins inside an item, at no cost.
       if (total_ == 0) item_start_ = total_ = length - extent(length);
       total_ += head_groups_ * extent(length);
+      if (longest_ < extent(length)) longest_ = extent(length);
     }
     // No share is empty between two others, or so short that it is not worth its signals.
     if (total_ > kMinShare) clusters_ = total_ / kMinShare;
@@ -118,6 +120,11 @@ class Schedule {
     return true;
   }
 
+  // Whether items are in so many clusters that these merge the parts together, each some rows.
+  __aicore__ bool merge_together() const {
+    return total_ > 0 && longest_ * clusters_ / total_ * half_rows_ > kMergeAlone;
+  }
+
   // Tokens of a sequence; 0 where seq_lens holds a value out of range.
   __aicore__ int32_t length(int32_t seq) const {
     const int32_t length = seq_lens_[seq];
@@ -171,9 +178,11 @@ class Schedule {
   int32_t item_floor_;
   int32_t chunk_tokens_;
   int32_t tile_tokens_;
+  int32_t half_rows_;  // of a vector core
   int64_t clusters_;
   int64_t total_ = 0;
-  int64_t at_ = 0;  // the rest of the share
+  int64_t longest_ = 0;  // item
+  int64_t at_ = 0;       // the rest of the share
   int64_t end_ = 0;
   int32_t seq_ = 0;  // the item that at_ is in, and where it starts
   int32_t head_group_ = 0;

@@ -24,6 +24,8 @@ class Vector {
   }
 
   __aicore__ void run(Schedule& schedule) {
+    together_ = schedule.merge_together();
+    vector_dup(stat(kOnes), 1.0f, 1, 1, 1, 8, 0);
     Tile tiles[kTiles];
     bool more = true;
     while (more || accumulated_ < weighed_) {
@@ -31,7 +33,7 @@ class Vector {
         Tile& tile = tiles[weighed_ % kTiles];
         more = schedule.next(tile);
         const bool inside = more && tile.piece_begin > 0;
-        if (weighed_ == 0 && !inside) publish_partial();  // there is none to come
+        if (weighed_ == 0 && !inside && !together_) publish_partial();  // there is none to come
         if (more) weigh(tile);
       }
       if (accumulated_ == weighed_) break;
@@ -39,7 +41,9 @@ class Vector {
       accumulate(tile);
       if (tile.last) finish(tile);
     }
+    if (together_) publish_partial();
     if (!merged_) wait_flag_dev(kPartialsReady);
+    for (int32_t i = 0; i < parted_; ++i) merge_share(parts_[i]);
   }
 
  private:
@@ -178,21 +182,36 @@ class Vector {
     load_output(output, buffer);
     set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
     if (tile.first) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
-    if (tile.last) add_tails(acc);
+    const bool whole = tile.last && tile.piece_begin == 0 && tile.piece_end == tile.length;
+    if (tile.last) add_tails(whole);
     wait_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
-    if (tile.first) {
-      copy_ubuf_to_ubuf(acc, output, 0, rows_, dim / kBlockLanes, 0, kRowTail / kBlockLanes);
-    } else {
-      const int32_t pitch = width_ / kBlockLanes;
+    if (!tile.first) {
+      const int32_t pitch = dim / kBlockLanes;
       for (int32_t at = 0; at < dim; at += kLanes) {  // acc = decay acc + output
         lanes(dim - at);
         vmadd(acc + at, stat(kDecayBlocks + 4 * buffer), output + at, rows_, 1, 0, 1, pitch, 1,
-              dim / kBlockLanes);
+              pitch);
       }
       all_lanes();
+    } else if (!whole) {
+      copy_ubuf_to_ubuf(acc, output, 0, 1, rows_ * dim / kBlockLanes, 0, 0);
     }
     pipe_barrier(PIPE_V);
+    if (whole) {
+      scale_rows(acc, tile.first ? output : acc, stat(kInverse));
+      pipe_barrier(PIPE_V);
+    }
     set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
+  }
+
+  // Every row times its factor, of which there is a block.
+  __aicore__ void scale_rows(__ubuf__ float* to, __ubuf__ float* from, __ubuf__ float* factors) {
+    const int32_t pitch = plan_.head_dim_v / kBlockLanes;
+    for (int32_t at = 0; at < plan_.head_dim_v; at += kLanes) {
+      lanes(plan_.head_dim_v - at);
+      vmul(to + at, from + at, factors, rows_, 1, 1, 0, pitch, pitch, 1);
+    }
+    all_lanes();
   }
 
   // The core's rows of P V, which the cube core leaves as `group` rows of all the tile's heads.
@@ -209,30 +228,48 @@ class Vector {
     }
   }
 
-  // The end of a piece. One that begins inside its item goes to the workspace, the others to `out`,
-  // after a merge if the item goes on in other clusters.
+  // The end of a piece. A whole item goes to `out`. Of others the cluster that has the beginning
+  // merges the parts, or all that have one do so together when they are done.
   __aicore__ void finish(const Tile& tile) {
-    __ubuf__ float* acc = ub<float>(plan_.ub_acc);
-    if (tile.piece_begin > 0) {
-      if (rows_ > 0) store_partial(acc);
-      publish_partial();
-    } else if (tile.piece_end == tile.length) {
+    const bool begins = tile.piece_begin == 0;
+    if (begins && tile.piece_end == tile.length) {
+      __ubuf__ float* acc = ub<float>(plan_.ub_acc);
       if (rows_ > 0) {
-        result_.normalise(acc, rows_, tile.seq, tile.head_group * plan_.rows + row_);
+        result_.write(acc, maxima(), maxima() + rows_ * kBlockLanes, rows_, tile.seq,
+                      tile.head_group * plan_.rows + row_);
       }
-    } else {
+    } else if (together_) {
+      if (rows_ > 0) store_partial(begins ? kFirstPart : plan_.ws_partials);
+      parts_[parted_++] = tile;
+    } else if (begins) {
       wait_flag_dev(kPartialsReady);
       merged_ = true;
-      Merge<T> merge(plan_, result_, all_workspace_, tile, row_, rows_);
-      if (rows_ > 0) merge.run();
+      if (rows_ > 0) merge(tile, 0, rows_, false);
+    } else {
+      if (rows_ > 0) store_partial(plan_.ws_partials);
+      publish_partial();
     }
   }
 
-  __aicore__ void store_partial(__ubuf__ float* acc) {
+  // The cluster's rows of an item that it has a part of.
+  __aicore__ void merge_share(const Tile& tile) {
+    const int32_t share = ceil_div(rows_, tile.last_cluster - tile.first_cluster + 1);
+    const int32_t from = (static_cast<int32_t>(block_idx) - tile.first_cluster) * share;
+    if (from >= rows_) return;
+    wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
+    merge(tile, from, min(share, rows_ - from), true);
+  }
+
+  __aicore__ void merge(const Tile& tile, int32_t from, int32_t count, bool stored) {
+    Merge<T>(plan_, result_, all_workspace_, tile, row_, rows_, stored).run(from, count);
+  }
+
+  // To `place` in the cluster's workspace.
+  __aicore__ void store_partial(int32_t place) {
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
-    __gm__ float* to = (__gm__ float*)(workspace_ + plan_.ws_partials) + row_ * width_;
-    copy_ubuf_to_gm(to, acc, 0, 1, rows_ * width_ / kBlockLanes, 0, 0);
+    __gm__ float* to = (__gm__ float*)(workspace_ + place) + row_ * width_;
+    copy_ubuf_to_gm(to, ub<float>(plan_.ub_acc), 0, 1, rows_ * width_ / kBlockLanes, 0, 0);
     set_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
   }
 
@@ -245,16 +282,22 @@ class Vector {
     ffts_cross_core_sync(PIPE_MTE3, flag);
   }
 
-  // The piece's maxima and sums to the tails of its rows, eight times each.
-  __aicore__ void add_tails(__ubuf__ float* acc) {
+  // The piece's maxima and sums behind its rows, a block of each; of a whole item 1 / sum as well.
+  __aicore__ void add_tails(bool whole) {
     const int32_t piece = ++finished_ % kTiles;
-    const int32_t pitch = width_ / kBlockLanes;
-    __ubuf__ uint32_t* tails = (__ubuf__ uint32_t*)(acc + plan_.head_dim_v);
     const int32_t repeats = ceil_div(rows_, kBlockLanes);
-    vbrcb(tails, (__ubuf__ uint32_t*)stat(kMax + piece), pitch, 8 * pitch, repeats);
-    vbrcb(tails + kBlockLanes, (__ubuf__ uint32_t*)stat(kSum + piece), pitch, 8 * pitch, repeats);
+    __ubuf__ float* sums = maxima() + rows_ * kBlockLanes;
+    vbrcb((__ubuf__ uint32_t*)maxima(), (__ubuf__ uint32_t*)stat(kMax + piece), 1, 8, repeats);
+    pipe_barrier(PIPE_V);  // eight blocks are written at a time, into the sums' place too
+    vbrcb((__ubuf__ uint32_t*)sums, (__ubuf__ uint32_t*)stat(kSum + piece), 1, 8, repeats);
+    if (!whole) return;
+    pipe_barrier(PIPE_V);
+    vdiv(stat(kInverse), stat(kOnes), sums, repeats, 1, 1, 1, 8, 0, 8);
   }
 
+  __aicore__ __ubuf__ float* maxima() const {
+    return ub<float>(plan_.ub_acc) + rows_ * plan_.head_dim_v;
+  }
   __aicore__ __ubuf__ float* stat(int32_t number) const {
     return ub<float>(plan_.ub_stats) + number * kStatLanes;
   }
@@ -263,7 +306,7 @@ class Vector {
   const Result<T>& result_;
   __gm__ uint8_t* all_workspace_;
   __gm__ uint8_t* workspace_;  // the cluster's
-  const int32_t width_;        // of a row of sums with its tail
+  const int32_t width_;        // of a row of a partial result
   int32_t row_;                // the core's first row of a tile, and how many
   int32_t rows_;
   int32_t weighed_ = 0;
@@ -271,6 +314,9 @@ class Vector {
   int32_t pieces_ = 0;
   int32_t finished_ = 0;
   bool merged_ = false;
+  bool together_ = false;
+  Tile parts_[2];  // last tiles of the pieces that are parts of items, when all merge together
+  int32_t parted_ = 0;
 };
 
 }  // namespace pa_hp::npu

@@ -50,8 +50,6 @@ BALANCE = {
             "PIPE_MTE3, PIPE_V, (event_t)kResultOut",
         )
     ),
-    # The counter of a core that merged nothing.
-    "vector.h run: if (!merged_) wait_flag_dev(kPartialsReady);",
     # The stores of one fill read the same bytes, so they need no order among each other.
     "rows.h fill: if (head > 0) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);",
 }

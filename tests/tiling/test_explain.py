@@ -80,7 +80,8 @@ def test_text_has_the_partition(explanation):
     assert f"{len(pieces)} pieces in " in text
     parts = len(pieces) - 12 * groups
     cut = len({(p["seq"], p["head_group"]) for p in pieces[pieces["begin"] > 0]})
-    assert f"items cut: {cut}, to merge from {parts} partial results" in text
+    merged = "merged by all clusters that have any"
+    assert f"items cut: {cut}, with {parts} parts behind the first; {merged}" in text
 
 
 def test_text_of_little_work(make_desc):
@@ -88,7 +89,7 @@ def test_text_of_little_work(make_desc):
     text = str(explain(desc, [0, 10]))
     assert "clusters without work: 23 of 24" in text
     assert "1 sequences of 10 to 10 tokens" in text
-    assert "items cut: 0, to merge from 0 partial results" in text
+    assert "items cut: 0, with 0 parts behind the first" in text
     text = str(explain(desc, [0, 0]))
     assert "clusters without work: 24 of 24" in text
     assert "0 pieces in 0 tiles" in text

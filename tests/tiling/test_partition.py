@@ -11,7 +11,7 @@ from pa_hp.tiling.plan import plan
 
 TILE_FIELDS = [
     "cluster", "seq", "head_group", "begin", "end", "first", "last", "behind", "piece_begin",
-    "piece_end", "length", "first_cluster", "last_cluster",
+    "piece_end", "length", "first_cluster", "last_cluster", "together",
 ]  # fmt: skip
 MOST_SEQUENCES = 1024
 
@@ -69,6 +69,7 @@ def random_plan(rng, base, batch, block_size, max_blocks):
         item_cost=int(rng.choice([1, 2, 5, 17, 40, 300])),
         item_floor=int(rng.choice([1, 3, 12, 45, 90, 400])),
         tile_heads=int(rng.choice([1, 2, 4, 8])),
+        rows=int(rng.choice([1, 2, 4, 8, 16, 33, 64])),
         chunk_tokens=chunk,
         tile_tokens=chunk * int(rng.choice([1, 2, 3, 4, 8, 32])),
     )
@@ -85,6 +86,7 @@ def check_same(part, part_tiles, device):
     np.testing.assert_array_equal(part_tiles["begin"], device["begin"])
     np.testing.assert_array_equal(part_tiles["end"], device["end"])
     np.testing.assert_array_equal(device["last"], device["end"] == device["piece_end"])
+    np.testing.assert_array_equal(device["together"], part.together)
 
 
 def check_properties(part, the_plan, seq_lens, clusters):

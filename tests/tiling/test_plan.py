@@ -24,6 +24,7 @@ CONSTANTS = {
     "L0": "2 * kL0Half",
     "TILES": "kTiles",
     "MIN_SHARE": "kMinShare",
+    "MERGE_ALONE": "kMergeAlone",
     "PARTS": "kParts",
     "SHORT_LOAD": "kShortLoad",
     "EVEN_TILES": "kEvenTiles",
@@ -132,14 +133,15 @@ def memory_maps(desc, p):
         (p.ub_acc, 8 * math.ceil(half / 8) * width * 4),  # tails come for eight rows at a time
         (p.ub_fold, half * 64 * 4),
         (p.ub_result, max(half, min(desc.heads, 32)) * p.head_dim_v * item),
-        (p.ub_stats, 23 * 64 * 4),
-        (p.ub_merge_weights, (32 + p.merge_rows) * 32),
-        (p.ub_merge, p.merge_rows * width * 4),
+        (p.ub_stats, 34 * 64 * 4),
+        # Of all parts and, of half of them, the larger: p.merge_rows + 32 rows at most.
+        (p.ub_merge_weights, (2 * p.merge_rows + (p.merge_rows + 32) // 2) * 32),
+        (p.ub_merge, p.merge_rows * p.head_dim_v * 4),
     ]
     workspace = [
-        (0, 2 * 16384 * 4),
-        (p.ws_weights, 2 * 16384 * item),
-        (p.ws_output, 2 * 64 * p.head_dim_v * 4),
+        (0, 3 * 16384 * 4),
+        (p.ws_weights, 3 * 16384 * item),
+        (p.ws_output, 3 * 64 * p.head_dim_v * 4),
         (p.ws_partials, 64 * width * 4),
     ]
     return {
@@ -180,7 +182,7 @@ def check_sizes(desc, p):
 
 def check_fields(desc, p):
     """What the instructions' fields hold: their bits, and the documented limits below those."""
-    half, width = math.ceil(p.rows / 2), (p.head_dim_v + 16) // 8
+    half, blocks = math.ceil(p.rows / 2), p.head_dim_v // 8
     tile_blocks = math.ceil(p.tile_tokens / 64)
     chunk, ws_blocks = p.chunk_tokens, p.ws_bytes // 32
     whole = p.key_step == chunk  # a chunk is one product: its columns come in one load
@@ -188,14 +190,14 @@ def check_fields(desc, p):
     repeats = {
         "vmuls, vexp of scores": half * tile_blocks,
         "rows of a tile": half,
-        "vexp of parts": p.merge_rows,
+        "blocks of parts": math.ceil(p.merge_rows / 8),
         "load_cbuf_to_cb of K": p.key_step // 16 * (p.head_dim // 16 if whole else 1),
         "load_cbuf_to_cb_transpose of V": p.head_dim_v // 16,
         "load_cbuf_to_ca of Q": p.head_dim // 16,
         "load_cbuf_to_ca of P": p.value_step // 16,
         "vector_dup of results": math.ceil(min(desc.heads, 32) * p.head_dim_v / 128),
     }
-    strides = {"rows of scores": tile_blocks * 8, "rows with tails": width}
+    strides = {"rows of scores": tile_blocks * 8, "rows of sums": blocks, "rows of a part": half}
     for name, value in (repeats | strides).items():
         assert 0 < value <= 255, f"{name}: {value}"
     limits = {
@@ -209,9 +211,8 @@ def check_fields(desc, p):
         "copy_gm_to_cbuf nBurst": (p.tile_tokens // 16, 4095),
         "load_scores gap": (p.tile_tokens // 8, 65535),
         "load_output gap": ((p.tile_heads - 1) * p.head_dim_v // 8, 65535),
-        "store_partial lenBurst": (half * width, 65535),
-        "vbrcb dstRepeatStride": (8 * width, 65535),
-        "merge lenBurst": (p.merge_rows * width, ws_blocks),  # the gap is not negative
+        "store_partial lenBurst": (half * (blocks + 2), 65535),
+        "merge lenBurst": (half * blocks, ws_blocks),  # the gap is not negative
         "merge gap": (ws_blocks, 65535),
     }
     for name, (value, most) in limits.items():
