@@ -35,6 +35,8 @@ inline const char* dtype_name(at::ScalarType dtype) {
       return "int32";
     case at::kLong:
       return "int64";
+    case at::ScalarType::Undefined:
+      return "None";
     default:
       return c10::toString(dtype);
   }
@@ -167,7 +169,7 @@ struct Checker {
 
     // The kernels work in float32 and with powers of 2: log2(e) is on top of the scale.
     PA_HP_EXPECT(TORCH_CHECK_VALUE, !scale || std::isfinite(static_cast<float>(*scale) * 1.442695f),
-                 "scale", "finite in float32", *scale);
+                 "scale", "finite in float32 times log2(e)", *scale);
   }
 
   // `out` of decode_out; call after inputs().

@@ -164,7 +164,10 @@ def npu_incre_flash_attention(
     flat_query = _as_bsnd("query", query, input_layout, batch, 1, num_heads).squeeze(1)
     layout = input_layout
     sizes: tuple[int | str, int | str] = (batch, "seq")
-    given = actual_seq_lengths is not None and len(actual_seq_lengths) > 0
+    if isinstance(actual_seq_lengths, Tensor):
+        given = actual_seq_lengths.numel() > 0
+    else:
+        given = actual_seq_lengths is not None and len(actual_seq_lengths) > 0
     if block_table is not None:
         _expect(block_size >= 1, _IFA, "block_size", "at least 1 with a block_table", block_size)
         rule = "given with a block_table"
@@ -318,7 +321,7 @@ def _cached_upload(
 
 def _check_lengths(where: str, argument: str, lengths: tuple[int, ...], capacity: int) -> None:
     for row, length in enumerate(lengths):
-        if isinstance(length, float) or not 0 <= length <= capacity:
+        if isinstance(length, float | str) or not 0 <= length <= capacity:
             _expect(False, where, f"{argument}[{row}]", f"in [0, {capacity}]", length)
 
 
@@ -371,6 +374,9 @@ def npu_paged_attention(
         num_kv_heads,
     )
     _refuse_sizes(_ATB, query, key_cache, value_cache)
+    if not isinstance(context_lens, Tensor):
+        got = type(context_lens).__name__
+        raise TypeError(f"{_ATB}: expected context_lens to be a Tensor, got {got}")
     if _on_host(context_lens, query):
         batch, capacity = query.size(0), key_cache.size(1) * block_table.size(-1)
         fits = list(context_lens.shape) == [batch]

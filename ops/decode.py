@@ -40,8 +40,8 @@ def decode(
         Number of tokens in the cache, contiguous, in ``[0, max_blocks * block_size]``, else raises.
         0 gives a row of zeros.
     scale : float, optional
-        Factor of the scores before the softmax, finite in float32; ``head_dim ** -0.5`` if not
-        given.
+        Factor of the scores before the softmax, finite in float32 times log2(e), as the kernels
+        work with powers of 2; ``head_dim ** -0.5`` if not given.
 
     Returns
     -------

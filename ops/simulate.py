@@ -149,7 +149,7 @@ def simulate(
     (clusters,) = (int(n) for n in chip_parameters(soc, ["cube_cores"]))
     out = query.new_empty(batch, heads, head_dim_v)
     good = scale is None or finite(scale)
-    checker.expect(torch._check_value, good, "scale", "finite in float32", scale)
+    checker.expect(torch._check_value, good, "scale", "finite in float32 times log2(e)", scale)
     the_plan = plan(describe(query, key_cache, value_cache, block_table, out, scale, clusters))
     size = workspace_bytes(head_dim_v, clusters)
     if workspace is None:

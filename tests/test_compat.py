@@ -204,7 +204,9 @@ def test_no_cache_is_copied(bnsd, layout, cache, monkeypatch):
         ("BNSD", {LENGTHS: [7]}, "key to be [num_blocks, 16, 2 * head_dim], got [12, 2, 16, 16]"),
         ("BSH", {LENGTHS: [2**40, 1, 1]}, f"{LENGTHS}[0] to be in [0, 64], got {2**40}"),
         ("BSH", {LENGTHS: [4.5, 1, 1]}, f"{LENGTHS}[0] to be in [0, 64], got 4.5"),
+        ("BSH", {LENGTHS: ["1", 1, 1]}, f"{LENGTHS}[0] to be in [0, 64], got 1"),
         ("BSH", {LENGTHS: torch.ones(3, 1)}, f"{LENGTHS} to be 1-D, got [3, 1]"),
+        ("BSH", {LENGTHS: torch.tensor(5)}, f"{LENGTHS} to be 1-D, got []"),
         (None, {"num_heads": 0}, "num_heads to be at least 1, got 0"),
         (None, {"num_heads": 5}, "num_key_value_heads to be 0 or a divisor of num_heads 5, got 2"),
         (
@@ -323,6 +325,12 @@ def test_atb(bnsd, atb, kv_heads_given):
 def test_atb_errors(atb, at, value, message):
     atb[at] = value
     with pytest.raises(ValueError, match=re.escape(f"npu_paged_attention: expected {message}")):
+        pa_hp.npu_paged_attention(*atb, torch.zeros_like(atb[0]))
+
+
+def test_atb_lengths_are_a_tensor(atb):
+    atb[7] = [1, 2, 3]
+    with pytest.raises(TypeError, match="expected context_lens to be a Tensor, got list"):
         pa_hp.npu_paged_attention(*atb, torch.zeros_like(atb[0]))
 
 

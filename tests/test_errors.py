@@ -128,6 +128,7 @@ def _strides() -> list[Refusal]:
 
 OF_QUERY = "it must have the dtype of query"
 INT = "call .to(torch.int32)"
+SCALE = "scale to be finite in float32 times log2(e)"
 MULTIPLE = "a multiple of 8 up to 576"
 CAPACITY = BLOCK * COLUMNS
 LENGTH = f"in [0, {CAPACITY}] (max_blocks * block_size)"
@@ -156,6 +157,8 @@ REFUSALS = [
             swap(block_table=lambda t: t.float())),
     Refusal("seq_lens_int64", T, f"seq_lens to be int32, got int64; {INT}",
             swap(seq_lens=lambda t: t.long())),
+    Refusal("seq_lens_none", T, f"seq_lens to be int32, got None; {INT}",
+            swap(seq_lens=lambda t: None), fake=False),
     *_ranks(),
     # sizes
     Refusal("head_dim_zero", V, f"query.size(2) to be {MULTIPLE}, got 0", both_dims(0)),
@@ -197,19 +200,10 @@ REFUSALS = [
             "seq_lens to be contiguous in its last dimension, got stride 0; call .contiguous()",
             swap(seq_lens=lambda t: t[:1].expand(BATCH))),
     # scale
-    Refusal("scale_nan", V, "scale to be finite in float32, got nan", swap(scale=torch.nan),
-            fake=False),
-    Refusal(
-        "scale_huge",
-        V,
-        "scale to be finite in float32, got 3e+38",
-        swap(scale=3e38),
-        fake=False,
-    ),
-    Refusal("scale_inf", V, "scale to be finite in float32, got inf", swap(scale=torch.inf),
-            fake=False),
-    Refusal("scale_minus_inf", V, "scale to be finite in float32, got -inf", swap(scale=-torch.inf),
-            fake=False),
+    Refusal("scale_nan", V, f"{SCALE}, got nan", swap(scale=torch.nan), fake=False),
+    Refusal("scale_huge", V, f"{SCALE}, got 3e+38", swap(scale=3e38), fake=False),
+    Refusal("scale_inf", V, f"{SCALE}, got inf", swap(scale=torch.inf), fake=False),
+    Refusal("scale_minus_inf", V, f"{SCALE}, got -inf", swap(scale=-torch.inf), fake=False),
     # lengths and ids
     Refusal("length_negative", V, f"seq_lens[1] to be {LENGTH}, got -1",
             poke("seq_lens", (1,), -1), fake=False),

@@ -403,7 +403,7 @@ def _check(desc: DecodeDesc) -> None:
         value = getattr(desc, name)
         good = isinstance(value, tuple) and len(value) == count
         _expect(good, name, f"{count} strides", value)
-    _expect(finite(desc.scale), "scale", "finite in float32", desc.scale)
+    _expect(finite(desc.scale), "scale", "finite in float32 times log2(e)", desc.scale)
     _expect_multiple("head_dim", desc.head_dim, 256)
     _expect_multiple("head_dim_v", desc.head_dim_v, 256)
     _expect_multiple("block_size", desc.block_size, 512)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ from .report import Finding, Report, Timeline, chip_names, chip_parameters
 
 # The runtime has one running launch at a time, and ctypes lets other threads run meanwhile.
 _running = threading.Lock()
+
+_INTEGERS = "bhiqBHIQ"  # of pa_sim_signature, as numpy has them
 
 __all__ = ["Finding", "Kernel", "Report", "chip_names"]
 
@@ -210,23 +213,23 @@ class Kernel:
                     regions.setdefault(begin, (begin, begin + storage.nbytes(), name))
             elif arg is None and letter == "p":
                 words.append(0)
-            elif isinstance(arg, int) and letter == "i":
+            elif isinstance(arg, int) and letter in _INTEGERS and _fits(arg, letter):
                 words.append(arg & (2**64 - 1))
-            elif isinstance(arg, int | float) and letter in "fd":
-                number_type = ctypes.c_float if letter == "f" else ctypes.c_double
-                raw = bytes(number_type(arg))
-                words.append(int.from_bytes(raw, "little"))
+            elif isinstance(arg, int | float) and letter in "fd" and _fits(arg, letter):
+                words.append(int.from_bytes(np.array(arg, letter).tobytes(), "little"))
             elif isinstance(arg, np.ndarray) and -(-arg.nbytes // 8) == letter.count("+") + 1:
                 raw = arg.tobytes().ljust(8 * len(letter), b"\0")
                 words += np.frombuffer(raw, np.uint64).tolist()
             else:
                 wanted = {
                     "p": "a CPU tensor or None",
-                    "i": "an int",
-                    "f": "a number",
-                    "d": "a number",
                     "s": f"a numpy array of {8 * len(letter)} bytes",
+                    **dict.fromkeys(_INTEGERS, "an int"),
+                    **dict.fromkeys("fd", "a number"),
                 }[letter[0]]
+                if letter in _INTEGERS + "fd":
+                    wanted += f" of {np.dtype(letter)}"
+
                 raise ValueError(
                     f"{self.entry}: expected argument {number} to be {wanted}, got {arg!r}"
                 )
@@ -249,6 +252,14 @@ class Kernel:
             return where if where and not where.startswith("?") else match[0]
 
         return re.sub(r"(\w+\.so)\+(0x[0-9a-f]+)", place, message)
+
+
+def _fits(number: float, letter: str) -> bool:
+    """Whether a type holds a number; a float may be rounded."""
+    if letter in _INTEGERS:
+        limits = np.iinfo(letter)
+        return limits.min <= number <= limits.max
+    return not math.isfinite(number) or abs(number) <= float(np.finfo(letter).max)
 
 
 def _add_time(

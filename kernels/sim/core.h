@@ -315,6 +315,7 @@ class Launch {
     bool drop;
   };
   std::map<std::tuple<const char*, int, bool, const char*>, SyncSite> sync_sites_;
+  uint64_t operations_ = 0;
   std::string failure_;
   std::map<std::pair<uint64_t, uint64_t>, Saved> journal_;  // by page and start of the tensor
   std::vector<std::string> unwritten_;  // sites that read local memory which nothing has written

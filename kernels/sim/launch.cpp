@@ -27,7 +27,9 @@ namespace {
 
 constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kGuardBytes = 64 << 10;  // a multiple of every page size
-constexpr int kMaxCounter = 15;           // a core's cross-core counters have four bits
+// 3 to 5 GB of records; the largest launch of the suites has 1.2 million.
+constexpr uint64_t kMostOperations = 1 << 24;
+constexpr int kMaxCounter = 15;  // a core's cross-core counters have four bits
 
 // With clang on x86-64, a `__ubuf__` pointer is relative to the GS segment, so a plain dereference
 // in a kernel reaches the running core's UB once the base is set.
@@ -299,6 +301,10 @@ void Launch::report_bounds(const Core& core, const Op& op, const Access& a, uint
 
 uint32_t Launch::record(const Op& op, bool blocks_scalar) {
   Core& core = current();
+  if (++operations_ > kMostOperations) {
+    fail("stopped: more than " + std::to_string(kMostOperations) + " operations; " +
+         core_text(core) + " is at " + site_text(op.site));
+  }
   if (!options_.record) return 0;
   Record record{};
   record.kind = op.kind;

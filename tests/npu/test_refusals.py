@@ -25,8 +25,8 @@ def tensors(**changes):
         (TypeError, {"checks": False}, "expected an option to be one of blind, check, drop"),
         (TypeError, {"query": torch.zeros(2, 4, 32)}, "expected query to be float16 or bfloat16"),
         (TypeError, {"scale": "0.5"}, "expected scale to be a number or None, got str"),
-        (ValueError, {"scale": float("inf")}, "expected scale to be finite in float32, got inf"),
-        (ValueError, {"scale": 3e38}, "expected scale to be finite in float32, got 3e"),
+        (ValueError, {"scale": float("inf")}, "expected scale to be finite in float32"),
+        (ValueError, {"scale": 3e38}, "expected scale to be finite in float32"),
         (
             ValueError,
             {"query": torch.zeros(2, 4, 24).half(), "key_cache": torch.zeros(6, 16, 2, 24).half()},

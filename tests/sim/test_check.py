@@ -157,6 +157,12 @@ def test_null_pointer_and_out_of_bounds_scalars_stop_the_launch(tmp_path):
     assert run_source(tmp_path, "y[0] = x[0];", x, y, 0).hazards == [] and y[0] == 1
 
 
+def test_a_loop_without_end_stops_the_launch(tmp_path):
+    report = run_source(tmp_path, "for (;;) pipe_barrier(PIPE_V);", None, None, 0, check=False)
+    assert [f.kind for f in report.hazards] == ["stopped"]
+    assert "more than 16777216 operations; AIV 0.0 is at case.cce:2" in report.hazards[0].message
+
+
 def test_a_wait_of_the_scalar_unit_and_dsb_are_a_fence(tmp_path):
     body = """
     constexpr uint64_t signal = 1 | 2 << 4;

@@ -241,8 +241,12 @@ template <class T>
 constexpr char letter() {
   if constexpr (std::is_pointer_v<T>) return 'p';
   if constexpr (std::is_floating_point_v<T>) return sizeof(T) == 4 ? 'f' : 'd';
-  if constexpr (std::is_class_v<T>) return 's';
-  return 'i';
+  if constexpr (std::is_class_v<T>) {
+    return 's';
+  } else {
+    constexpr int log = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
+    return std::is_signed_v<T> ? "bhiq"[log] : "BHIQ"[log];
+  }
 }
 // Reads one argument and moves on to the next; an argument begins with a word of its own.
 template <class T>
@@ -276,8 +280,8 @@ const char* signature(void (*)(A...)) {
 }  // namespace sim
 
 // The simulator's toolchain appends this to a source: what the launcher calls, and a letter an
-// argument (p pointer, i integer, f float, d double, s struct with a + for each further word) so
-// that it can tell a wrong call.
+// argument (p pointer, f float, d double, s struct with a + for each further word, integers as
+// numpy has them) so that it can tell a wrong call.
 #define PA_SIM_ENTRY(NAME)                                                                     \
   extern "C" __attribute__((visibility("default"))) void pa_sim_entry(const uint64_t* words) { \
     sim::call(&NAME, words);                                                                   \
