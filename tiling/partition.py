@@ -23,6 +23,7 @@ PARTS = 6
 MERGE_ALONE = 16
 SHORT_LOAD = 128
 EVEN_TILES = 4
+LAST_LOAD = 32
 
 PIECE = np.dtype(
     [
@@ -61,7 +62,7 @@ class Partition:
         Places where shares begin and, the last one, where the line ends. Short lines are not cut
         for every cluster.
     mixed : bool, shape ``[clusters at work]``
-        Whether the share goes beyond the item that it begins in.
+        Whether the share goes well beyond the item that it begins in.
     together : bool
         Whether all clusters that have parts of an item merge them, each some rows; otherwise the
         one that has its beginning does.
@@ -145,7 +146,8 @@ def partition(seq_lens: ArrayLike, plan: DecodePlan, clusters: int) -> Partition
     following = np.append(tokens_at[1:], total)[item]
     pieces["behind"] = np.where(end == stop[item], np.maximum(cuts[cluster + 1] - following, 0), 0)
     pieces = pieces[pieces["begin"] < pieces["end"]]
-    mixed = cuts[1:] > np.append(stop, 0)[np.searchsorted(start, cuts[:-1], side="right") - 1]
+    first_stop = np.append(stop, 0)[np.searchsorted(start, cuts[:-1], side="right") - 1]
+    mixed = cuts[1:] > first_stop + LAST_LOAD
     longest = int(extent.max(initial=0))
     together = total > 0 and longest * shares // total * -(-plan.rows // 2) > MERGE_ALONE
     return Partition(lengths, valid, cuts, mixed, together, pieces)

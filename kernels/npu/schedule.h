@@ -78,10 +78,11 @@ class Schedule {
       item_start_ += head_groups_ * item;
       ++seq_;
     }
-    // Two tiles where there are loads enough, so that one core's work hides the other's.
+    // Two tiles where there are loads enough, so that one core's work hides the other's. A share
+    // that ends just behind the item is as one that lies in it.
     const int64_t share = end_ - at_;
     int32_t parts = 2;
-    if (end_ > item_start_ + extent(length(seq_))) {
+    if (end_ > item_start_ + extent(length(seq_)) + kLastLoad) {
       parts = kParts;
       while ((chunk_tokens_ > kShortLoad || chunk_tokens_ * plan.tile_heads > 2 * kShortLoad) &&
              chunk_tokens_ % (2 * kFractal) == 0 && share / kParts < chunk_tokens_) {

@@ -28,6 +28,7 @@ CONSTANTS = {
     "PARTS": "kParts",
     "SHORT_LOAD": "kShortLoad",
     "EVEN_TILES": "kEvenTiles",
+    "LAST_LOAD": "kLastLoad",
 }
 ENUMS = {"float16": "DType::kFloat16", "bfloat16": "DType::kBFloat16"}
 
@@ -343,8 +344,8 @@ def test_a_buffer_more_than_the_chip_has_is_no_candidate(make_desc, monkeypatch)
         ({"num_blocks": 2**31}, "num_blocks to be 0 or more, and less than 2^31, got 2147483648"),
         ({"key_strides": (1, 2)}, "key_strides to be 3 strides, got (1, 2)"),
         ({"out_strides": None}, "out_strides to be 2 strides, got None"),
-        ({"scale": float("nan")}, "scale to be finite in float32, got nan"),
-        ({"scale": 3e38}, "scale to be finite in float32, got 3e+38"),
+        ({"scale": float("nan")}, "scale to be finite in float32 times log2(e), got nan"),
+        ({"scale": 3e38}, "scale to be finite in float32 times log2(e), got 3e+38"),
         ({"clusters": 33}, "clusters to be 1 to 32, got 33"),
         (
             {"out_strides": (0, 16)},
