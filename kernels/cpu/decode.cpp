@@ -14,6 +14,9 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#ifndef HWCAP2_BF16  // Linux headers have it since 5.6
+#define HWCAP2_BF16 (1 << 14)
+#endif
 #endif
 
 #include "isa.h"

@@ -199,8 +199,8 @@ class Cube {
     const int32_t buffer = number % 2;
     load(tile, tile.begin, false);
     int32_t loaded = chunk_end(tile, tile.begin, false);
-    if (scored_ == 1 &&
-        loaded < tile.end) {  // the only tile: nothing else to load until P is there
+    // Of the only tile there is nothing else to load until P is there.
+    if (scored_ == 1 && loaded < tile.end) {
       load(tile, loaded, false);
       loaded = chunk_end(tile, loaded, false);
     }

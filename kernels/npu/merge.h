@@ -78,7 +78,7 @@ class Merge {
   __aicore__ void weigh() {
     const int32_t repeats = ceil_div(parts_ * rows_, kBlockLanes);
     for (int32_t count = parts_, half = 0; count > 1; count = half) {
-      half = ceil_div(count, 2);  // of an odd number the middle one meets itself
+      half = ceil_div(count, 2);  // of an odd number the middle one is in two pairs
       __ubuf__ float* from = count == parts_ ? max_ : largest_;
       vmax(largest_, from, from + (count - half) * rows_ * kBlockLanes,
            ceil_div(half * rows_, kBlockLanes), 1, 1, 1, 8, 8, 8);
