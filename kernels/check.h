@@ -71,11 +71,12 @@ struct Checker {
   void same_dtype(const char* name, const Tensor& tensor, const Tensor& query) const {
     PA_HP_EXPECT(TORCH_CHECK_TYPE, tensor.scalar_type() == query.scalar_type(), name,
                  dtype_name(query.scalar_type()), dtype_name(tensor.scalar_type()),
-                 "; it must have the dtype of query");
+                 tensor.defined() ? "; it must have the dtype of query" : "");
   }
   void int32(const char* name, const Tensor& tensor) const {
     PA_HP_EXPECT(TORCH_CHECK_TYPE, tensor.scalar_type() == at::kInt, name, "int32",
-                 dtype_name(tensor.scalar_type()), "; call .to(torch.int32)");
+                 dtype_name(tensor.scalar_type()),
+                 tensor.defined() ? "; call .to(torch.int32)" : "");
   }
   void same_device(const char* name, const Tensor& tensor, const Tensor& query) const {
     PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.device() == query.device(), name,

@@ -1,9 +1,9 @@
 // The op family over a backend's kernel: checks, new outputs, parameter block, registration.
 #pragma once
 
+#include <ATen/DeviceGuard.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
 #include <cmath>
@@ -25,7 +25,7 @@ struct Ops {
 
   static Tensor decode(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
                        const Tensor& block_table, const Tensor& seq_lens, Scale scale) {
-    const c10::DeviceGuard guard(query.device());
+    const c10::OptionalDeviceGuard guard(at::device_of(query));
     const check::Checker check{"decode"};
     check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
     Tensor out = empty_out(query, value_cache);
@@ -36,7 +36,7 @@ struct Ops {
   static void decode_out(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
                          const Tensor& block_table, const Tensor& seq_lens, Scale scale,
                          Tensor& out) {
-    const c10::DeviceGuard guard(query.device());
+    const c10::OptionalDeviceGuard guard(at::device_of(query));
     const check::Checker check{"decode_out"};
     check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
     check.output(out, query, key_cache, value_cache, block_table, seq_lens);
@@ -46,7 +46,7 @@ struct Ops {
   static std::tuple<Tensor, Tensor> decode_lse(const Tensor& query, const Tensor& key_cache,
                                                const Tensor& value_cache, const Tensor& block_table,
                                                const Tensor& seq_lens, Scale scale) {
-    const c10::DeviceGuard guard(query.device());
+    const c10::OptionalDeviceGuard guard(at::device_of(query));
     const check::Checker check{"decode_lse"};
     check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
     Tensor out = empty_out(query, value_cache);

@@ -157,8 +157,12 @@ REFUSALS = [
             swap(block_table=lambda t: t.float())),
     Refusal("seq_lens_int64", T, f"seq_lens to be int32, got int64; {INT}",
             swap(seq_lens=lambda t: t.long())),
-    Refusal("seq_lens_none", T, f"seq_lens to be int32, got None; {INT}",
-            swap(seq_lens=lambda t: None), fake=False),
+    *(
+        Refusal(f"{name}_none", T, f"{name} to be {dtype}, got None",
+                swap(**{name: lambda t: None}), fake=False)
+        for name, dtype in [("query", "float16, bfloat16 or float32"), ("key_cache", "float32"),
+                            ("block_table", "int32"), ("seq_lens", "int32")]
+    ),
     *_ranks(),
     # sizes
     Refusal("head_dim_zero", V, f"query.size(2) to be {MULTIPLE}, got 0", both_dims(0)),

@@ -97,6 +97,7 @@ def test_wrong_type_does_not_compile(tmp_path):
         ((1, None, None, None, 0), "axpy: expected argument 2 to be a number of float32, got None"),
         ((1, None, None, 0.5, 0.5), "axpy: expected argument 3 to be an int of int32, got 0.5"),
         ((1, None, None, 0.5, 2**31), "to be an int of int32, got 2147483648"),
+        ((1, None, None, 10**400, 0), "argument 2 to be a number of float32, got 1000"),
         ((1, None, None, 1e40, 0), "argument 2 to be a number of float32, got 1e+40"),
         ((0, None, None, 0.5, 0), "sim.Kernel: expected block_dim to be at least 1, got 0"),
     ],
