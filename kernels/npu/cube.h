@@ -45,8 +45,8 @@ class Cube {
   // ---- Loads: GM to L1 -------------------------------------------------------------------------
 
   // K or V of the tokens from `begin` on, up to the end of their chunk, into the next slot: for
-  // each kv head an NZ matrix of chunk_tokens rows.
-  __aicore__ void load(const Tile& tile, int32_t begin, bool key) {
+  // each kv head an NZ matrix of chunk_tokens rows. Returns that end.
+  __aicore__ int32_t load(const Tile& tile, int32_t begin, bool key) {
     const int32_t slot = loaded_++ % kSlots;
     __cbuf__ T* l1 = slot_at(slot);
     const int32_t end = chunk_end(tile, begin, key);
@@ -79,6 +79,7 @@ class Cube {
       token = stop;
     }
     set_flag(PIPE_MTE2, PIPE_MTE1, (event_t)(kSlotEvent + slot));
+    return end;
   }
 
   __aicore__ void load_rows(__cbuf__ T* to, __gm__ T* from, int32_t rows, int32_t dim,
@@ -197,22 +198,15 @@ class Cube {
   __aicore__ void values(const Tile& tile) {
     const int32_t number = valued_++;
     const int32_t buffer = number % 2;
-    load(tile, tile.begin, false);
-    int32_t loaded = chunk_end(tile, tile.begin, false);
+    int32_t loaded = load(tile, tile.begin, false);
     // Of the only tile there is nothing else to load until P is there.
-    if (scored_ == 1 && loaded < tile.end) {
-      load(tile, loaded, false);
-      loaded = chunk_end(tile, loaded, false);
-    }
+    if (scored_ == 1 && loaded < tile.end) loaded = load(tile, loaded, false);
     wait_flag_dev(kWeightsReady);
     load_weights(buffer, number % kTiles, tile.end - tile.begin);
     wait_flag(PIPE_FIX, PIPE_M, (event_t)kOutputEvent);
     for (int32_t begin = tile.begin; begin < tile.end;) {
       const int32_t end = chunk_end(tile, begin, false);
-      if (loaded < tile.end) {
-        load(tile, loaded, false);
-        loaded = chunk_end(tile, loaded, false);
-      }
+      if (loaded < tile.end) loaded = load(tile, loaded, false);
       __cbuf__ T* slot = take_slot();
       for (int32_t head = 0; head < plan_.tile_heads; ++head) {
         for (int32_t at = begin; at < end; at += plan_.value_step) {
@@ -334,9 +328,9 @@ class Cube {
     const int32_t chunk = tile.load_tokens;
     const int32_t end = token + even_part(tile.end - token, chunk);
     if (key || tile.behind >= kTaper) return end;
-    const int32_t share_end = tile.piece_end + static_cast<int32_t>(tile.behind);
+    const int32_t rest = tile.piece_end - token + static_cast<int32_t>(tile.behind);
     for (int32_t leave = kTaper; leave >= kLastLoad; leave -= kTaper - kLastLoad) {
-      const int32_t before = share_end - leave - token;
+      const int32_t before = rest - leave;
       if (before > 0 && token + round_up(before, kFractal) < end) {
         return token + round_up(before, kFractal);
       }

@@ -24,6 +24,9 @@ struct Tile {
   int32_t length;         // of the sequence
   int32_t first_cluster;  // the clusters that the item's pieces are in
   int32_t last_cluster;
+
+  // Whether the piece is all of its item.
+  __aicore__ bool whole() const { return piece_begin == 0 && piece_end == length; }
 };
 
 // From `token` on to the end of `most` tokens counted from the last multiple of `grain`, or to

@@ -16,8 +16,7 @@ class Vector {
       : plan_(plan),
         result_(result),
         all_workspace_(workspace),
-        workspace_(workspace + block_idx * plan.ws_bytes),
-        width_(plan.head_dim_v + kRowTail) {
+        workspace_(workspace + block_idx * plan.ws_bytes) {
     const int32_t half = ceil_div(plan.rows, 2);
     row_ = static_cast<int32_t>(get_subblockid()) * half;
     rows_ = row_ < plan.rows ? min(half, plan.rows - row_) : 0;
@@ -182,8 +181,8 @@ class Vector {
     load_output(output, buffer);
     set_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
     if (tile.first) wait_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
-    const bool whole = tile.last && tile.piece_begin == 0 && tile.piece_end == tile.length;
-    if (tile.last) add_tails(whole);
+    const bool finished = tile.last && tile.whole();
+    if (tile.last) add_tails(finished);
     wait_flag(PIPE_MTE2, PIPE_V, (event_t)kOutputIn);
     if (!tile.first) {
       const int32_t pitch = dim / kBlockLanes;
@@ -193,23 +192,24 @@ class Vector {
               pitch);
       }
       all_lanes();
-    } else if (!whole) {
+    } else if (!finished) {
       copy_ubuf_to_ubuf(acc, output, 0, 1, rows_ * dim / kBlockLanes, 0, 0);
     }
     pipe_barrier(PIPE_V);
-    if (whole) {
-      scale_rows(acc, tile.first ? output : acc, stat(kInverse));
+    if (finished) {
+      normalise(tile.first ? output : acc);
       pipe_barrier(PIPE_V);
     }
     set_flag(PIPE_V, PIPE_MTE2, (event_t)kOutputIn);
   }
 
-  // Every row times its factor, of which there is a block.
-  __aicore__ void scale_rows(__ubuf__ float* to, __ubuf__ float* from, __ubuf__ float* factors) {
+  // acc = sums / sum of weights
+  __aicore__ void normalise(__ubuf__ float* sums) {
     const int32_t pitch = plan_.head_dim_v / kBlockLanes;
     for (int32_t at = 0; at < plan_.head_dim_v; at += kLanes) {
       lanes(plan_.head_dim_v - at);
-      vmul(to + at, from + at, factors, rows_, 1, 1, 0, pitch, pitch, 1);
+      vmul(ub<float>(plan_.ub_acc) + at, sums + at, stat(kInverse), rows_, 1, 1, 0, pitch, pitch,
+           1);
     }
     all_lanes();
   }
@@ -232,11 +232,10 @@ class Vector {
   // merges the parts, or all that have one do so together when they are done.
   __aicore__ void finish(const Tile& tile) {
     const bool begins = tile.piece_begin == 0;
-    if (begins && tile.piece_end == tile.length) {
-      __ubuf__ float* acc = ub<float>(plan_.ub_acc);
+    if (tile.whole()) {
       if (rows_ > 0) {
-        result_.write(acc, maxima(), maxima() + rows_ * kBlockLanes, rows_, tile.seq,
-                      tile.head_group * plan_.rows + row_);
+        result_.write(ub<float>(plan_.ub_acc), maxima(), maxima() + rows_ * kBlockLanes, rows_,
+                      tile.seq, tile.head_group * plan_.rows + row_);
       }
     } else if (together_) {
       if (rows_ > 0) store_partial(begins ? kFirstPart : plan_.ws_partials);
@@ -268,8 +267,9 @@ class Vector {
   __aicore__ void store_partial(int32_t place) {
     set_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
     wait_flag(PIPE_V, PIPE_MTE3, (event_t)kResultOut);
-    __gm__ float* to = (__gm__ float*)(workspace_ + place) + row_ * width_;
-    copy_ubuf_to_gm(to, ub<float>(plan_.ub_acc), 0, 1, rows_ * width_ / kBlockLanes, 0, 0);
+    const int32_t width = plan_.head_dim_v + kRowTail;
+    __gm__ float* to = (__gm__ float*)(workspace_ + place) + row_ * width;
+    copy_ubuf_to_gm(to, ub<float>(plan_.ub_acc), 0, 1, rows_ * width / kBlockLanes, 0, 0);
     set_flag(PIPE_MTE3, PIPE_V, (event_t)kResultOut);
   }
 
@@ -306,7 +306,6 @@ class Vector {
   const Result<T>& result_;
   __gm__ uint8_t* all_workspace_;
   __gm__ uint8_t* workspace_;  // the cluster's
-  const int32_t width_;        // of a row of a partial result
   int32_t row_;                // the core's first row of a tile, and how many
   int32_t rows_;
   int32_t weighed_ = 0;
