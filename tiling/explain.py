@@ -162,9 +162,8 @@ class Explanation:
         inside = pieces["begin"] > 0
         cut = (~inside & (pieces["end"] < pieces["length"])).sum()
         merging = "all clusters that have any" if part.together else "the first"
-        lines.append(
-            f"  items cut: {cut}, with {inside.sum()} parts behind the first; merged by {merging}"
-        )
+        merged = f"; merged by {merging}" if cut else ""
+        lines.append(f"  items cut: {cut}, with {inside.sum()} parts behind the first{merged}")
         return lines
 
     # ---- Picture ---------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_text_of_little_work(make_desc):
     text = str(explain(desc, [0, 10]))
     assert "clusters without work: 23 of 24" in text
     assert "1 sequences of 10 to 10 tokens" in text
-    assert "items cut: 0, with 0 parts behind the first" in text
+    assert text.endswith("items cut: 0, with 0 parts behind the first")
     text = str(explain(desc, [0, 0]))
     assert "clusters without work: 24 of 24" in text
     assert "0 pieces in 0 tiles" in text
