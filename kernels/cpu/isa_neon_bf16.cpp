@@ -1,5 +1,5 @@
 // NEON with dot products of bfloat16 pairs.
-#if defined(__aarch64__)
+#if defined(__aarch64__) && defined(__linux__)
 #define PA_HP_ISA neon_bf16
 #define PA_HP_VECTOR_BYTES 16
 #define PA_HP_TARGET "arch=armv8.2-a+bf16"

@@ -344,9 +344,11 @@ template <class T>
   sum = (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 #elif PA_HP_BFDOT
   sum = (Vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)a, (bfloat16x8_t)b);
-#else
+#elif PA_HP_LOWERED  // by a test
   sum += (Vec)(a << 16) * (Vec)(b << 16);
   sum += (Vec)(a & 0xffff0000u) * (Vec)(b & 0xffff0000u);
+#else
+#error "PA_HP_BF16_DOT without such an instruction"
 #endif
 }
 

@@ -27,7 +27,7 @@ namespace {
 
 constexpr size_t kStackBytes = 256 << 10;
 constexpr size_t kGuardBytes = 64 << 10;  // a multiple of every page size
-// 3 to 5 GB of records; the largest launch of the suites has 1.2 million.
+// At 120 bytes a record and more, gigabytes; the largest launch of the suites has 1.2 million.
 constexpr uint64_t kMostOperations = 1 << 24;
 constexpr int kMaxCounter = 15;  // a core's cross-core counters have four bits
 
