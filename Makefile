@@ -14,15 +14,20 @@ SANITIZER = PA_HP_SANITIZE=1 PA_HP_CXX=$(SANITIZER_CXX) \
 # mypy names the package after its directory, which need not be called pa_hp; so it looks through a link.
 TYPED := $(addprefix pa_hp/,__main__.py build.py ops tiling bench kernels)
 
+VNPU = TASK_QUEUE_ENABLE=0 $(BIN)/python -m pa_hp vnpu --devices 2 -- python -m pytest tests/npu_device
 ASAN_TESTS := $(wildcard $(foreach name,asan decode errors fuzz property,tests/test_$(name).py))
 
 .PHONY: demo test lint test-asan test-sim-full test-npu bench clean
+
+# Tests run in so many processes, those that measure time afterwards and alone.
+JOBS ?= 2
 
 demo: $(STAMP)
 	$(BIN)/python -m pa_hp demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) -m 'not full and not alone'
+	$(BIN)/pytest -m alone
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -32,15 +37,15 @@ lint: $(STAMP)
 
 # The NPU kernel on the modelled chip: every shape, many schedules, every synchronisation left out.
 test-sim-full: $(STAMP)
-	$(BIN)/pytest tests/npu -m 'full or not full'
+	$(BIN)/pytest tests/npu -n $(JOBS) -m 'full or not full'
 
 test-asan: $(STAMP)
-	$(SANITIZER) $(BIN)/python -m pytest $(ASAN_TESTS)
+	$(SANITIZER) $(BIN)/python -m pytest -n $(JOBS) $(ASAN_TESTS)
 
 # Task queue off: a failing operator raises where it is called, and the tests after it are not harmed.
 test-npu: $(STAMP)
 	@if reason=$$($(BIN)/python -c 'import sys; from pa_hp.kernels.sim import vnpu; sys.exit(vnpu.refusal())' 2>&1); \
-	then TASK_QUEUE_ENABLE=0 $(BIN)/python -m pa_hp vnpu --devices 2 -- python -m pytest tests/npu_device; \
+	then $(VNPU) -n $(JOBS) -m 'not alone' && $(VNPU) -m alone; \
 	else echo "NPU tests skipped: $$reason"; fi
 
 bench: $(STAMP)

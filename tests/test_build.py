@@ -379,6 +379,7 @@ assert not pathlib.Path(sys.argv[1]).exists()
 """
 
 
+@pytest.mark.alone
 def test_import_is_fast_and_builds_nothing(python, tmp_path):
     cache = tmp_path / "cache"
     seconds = []

@@ -208,6 +208,7 @@ def test_torch_ops_works_after_the_import_alone(python):
     assert result.stdout.strip() == str([[[1.0] * 8]])
 
 
+@pytest.mark.alone
 def test_call_overhead(record_property, set_threads):
     """A call costs at most three two-tensor additions; the figure goes into the test report."""
     set_threads(1)

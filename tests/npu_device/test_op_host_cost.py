@@ -52,6 +52,7 @@ def attempt(runtime: Runtime) -> tuple[list[float], list[float], list[float]]:
 NEVER_SEEN = itertools.count(1)  # batches: a new plan each
 
 
+@pytest.mark.alone
 def test_host_cost(runtime, record_property):
     """Undisturbed calls, the fastest tenth of each; the ratio of a decode is of neighbours."""
     bars = {"decode": RATIO, "new batch": MISS_RATIO}
