@@ -266,6 +266,12 @@ constexpr int kStreams = 4;
 constexpr int64_t kScoreTokens = 3;
 constexpr int64_t kValueTokens = 4;
 
+// With this many query heads to a kv head arithmetic takes longer than memory does: values of more
+// tokens at once, for the sums are loaded and stored less often. On two Zen 3 cores and cold pages
+// 4 to 7 % faster with 16 and 32 heads to one kv head; with groups of 8 and 8 kv heads 5 % slower.
+constexpr int64_t kWideGroup = 16;
+constexpr int64_t kWideValueTokens = 8;
+
 // Scores of kRows query rows against kScoreTokens keys, [token][row], and up to two numbers more.
 template <int kRows, class T>
 inline void score_tile(const float* query, const T* const* keys, int64_t offset, int64_t head_dim,
@@ -466,7 +472,7 @@ template <int kTokens, class T>
 [[gnu::always_inline]] inline void value_tile_4(const float* weights, const T* const* values,
                                                 int64_t offset, float* acc, int64_t head_dim_v) {
   PairSum r0(acc), r1(acc + head_dim_v), r2(acc + 2 * head_dim_v), r3(acc + 3 * head_dim_v);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
     const Pair value = load_pair(values[t] + offset);
     r0.add(weights[4 * t], value);
@@ -560,24 +566,27 @@ struct SoftmaxStep {
   }
 };
 
-template <int kRows>
-struct ValueStep {  // of tokens [begin, end), at most kValueTokens
-  template <class T>
-  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                  int64_t end) {
-    const DecodeParams& p = chunk.p;
-    const float* weights = chunk.weights + head * kRoom;
-    const int64_t offset = kv_head * p.value_stride_head;
-    float* acc = chunk.state.acc + head * p.head_dim_v;
-    if (end - begin == kValueTokens) {
-      value_rows<kRows, kValueTokens>(weights + begin * kRows, chunk.values + begin, offset, acc,
-                                      p.head_dim_v);
-      return;
+template <int kTokens>
+struct Values {
+  template <int kRows>
+  struct Step {  // of tokens [begin, end), at most kTokens
+    template <class T>
+    static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
+                    int64_t end) {
+      const DecodeParams& p = chunk.p;
+      const float* weights = chunk.weights + head * kRoom;
+      const int64_t offset = kv_head * p.value_stride_head;
+      float* acc = chunk.state.acc + head * p.head_dim_v;
+      if (end - begin == kTokens) {
+        value_rows<kRows, kTokens>(weights + begin * kRows, chunk.values + begin, offset, acc,
+                                   p.head_dim_v);
+        return;
+      }
+      for (int64_t t = begin; t < end; ++t) {
+        value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
+      }
     }
-    for (int64_t t = begin; t < end; ++t) {
-      value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
-    }
-  }
+  };
 };
 
 // A step for all query heads of the kv heads: by fours, then what is left.
@@ -593,6 +602,14 @@ void each_head(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t 
       head += 2;
     }
     if (head < last) Step<1>::run(chunk, kv_head, head, begin, end);
+  }
+}
+
+template <int kTokens, class T>
+void add_values(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t tokens) {
+  for (int64_t t = 0; t < tokens; t += kTokens) {
+    each_head<Values<kTokens>::template Step>(chunk, kv_begin, kv_end, t,
+                                              std::min(t + kTokens, tokens));
   }
 }
 
@@ -644,8 +661,10 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   each_head<SoftmaxStep>(chunk, kv_begin, kv_end, 0, tokens);
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
-  for (int64_t t = 0; t < tokens; t += kValueTokens) {
-    each_head<ValueStep>(chunk, kv_begin, kv_end, t, std::min(t + kValueTokens, tokens));
+  if (p.group < kWideGroup) {
+    add_values<kValueTokens>(chunk, kv_begin, kv_end, tokens);
+  } else {
+    add_values<kWideValueTokens>(chunk, kv_begin, kv_end, tokens);
   }
 }
 
