@@ -161,7 +161,8 @@ REFUSALS = [
         Refusal(f"{name}_none", T, f"{name} to be {dtype}, got None",
                 swap(**{name: lambda t: None}), fake=False)
         for name, dtype in [("query", "float16, bfloat16 or float32"), ("key_cache", "float32"),
-                            ("block_table", "int32"), ("seq_lens", "int32")]
+                            ("value_cache", "float32"), ("block_table", "int32"),
+                            ("seq_lens", "int32")]
     ),
     *_ranks(),
     # sizes

@@ -259,8 +259,8 @@ def _fits(number: float, letter: str) -> bool:
     if letter in _INTEGERS:
         limits = np.iinfo(letter)
         return limits.min <= number <= limits.max
-    not_finite = isinstance(number, float) and not math.isfinite(number)
-    return not_finite or abs(number) <= float(np.finfo(letter).max)
+    size = abs(number)
+    return not size > float(np.finfo(letter).max) or size == math.inf
 
 
 def _add_time(

@@ -160,7 +160,7 @@ RAGGED = LENGTHS["ragged"](0)
 # As different as they get: one and many tiles, items whole, cut and merged in several passes, rows
 # for one vector core only, one head and several a tile, loads of one page, of many and in parts.
 VARIED = [
-    NpuCase("wide", (257,) * 25, torch.float16, heads=64, kv_heads=1, head_dim=256, block_size=128),
+    NpuCase("widest", RAGGED, torch.float16, heads=64, kv_heads=1, head_dim=256, block_size=128),
     NpuCase("many_heads", (300, 20), torch.bfloat16, heads=64, kv_heads=8, head_dim=128),
     NpuCase("narrow", tuple(range(0, 66, 3)), torch.float16, heads=2, head_dim=16),
     NpuCase("one_long", (6000,), torch.bfloat16, heads=8, kv_heads=1, head_dim=192, head_dim_v=128),
@@ -170,4 +170,5 @@ VARIED = [
     NpuCase("odd_group", RAGGED, torch.float16, heads=39, kv_heads=3, block_size=48),
     NpuCase("fewer_clusters", RAGGED, torch.bfloat16, heads=16, block_size=512, soc="910B4"),
     NpuCase("tall", (2500, 40), torch.float16, heads=33, kv_heads=1, head_dim=16, head_dim_v=256),
+    NpuCase("halves", (257,) * 25, torch.float16, heads=64, kv_heads=1, head_dim=256),
 ]

@@ -1,4 +1,4 @@
-"""Modelled on a 910B2: all clusters end together, however lengths differ; no load waits idly."""
+"""Modelled on a 910B2: all clusters end together, however lengths differ; loads come early."""
 
 import random
 
