@@ -1,0 +1,225 @@
+// Scores and values of a chunk in tiles of 64-byte vectors, of which there are 32: included by
+// kernel.inl for AVX-512.
+
+// A token of each stream, so that every load instruction goes along one stream from tile to tile:
+// that is what the core's own prefetcher follows. With tiles of 8 tokens, group 4 in bfloat16 has
+// 19 GB/s on one Zen 5 core where this has 33.
+constexpr int64_t kScoreTokens = kStreams;
+constexpr int64_t kValueTokens = kStreams;
+
+// From this many query heads to a kv head on arithmetic takes longer than memory does, and sums
+// that are loaded and stored less often are worth more than the order.
+constexpr int64_t kWideGroup = 8;
+constexpr int64_t kWideValueTokens = 8;
+
+// What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
+// same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. At a page's end it
+// goes astray.
+constexpr int64_t kAheadBytes = 2048;
+
+inline void fetch_ahead(const void* line) {
+  __builtin_prefetch(static_cast<const char*>(line) + kAheadBytes);
+}
+
+// Sums of the lanes of neighbours, the first of a in lane 0 of each quarter of 4 lanes.
+[[gnu::always_inline]] inline Vec add_quarters(Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = PA_HP_SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                 PA_HP_SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  const Vec cd = PA_HP_SHUFFLE(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                 PA_HP_SHUFFLE(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+  return PA_HP_SHUFFLE(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+         PA_HP_SHUFFLE(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+
+[[gnu::always_inline]] inline Vec add_halves(Vec a, Vec b) {
+  return PA_HP_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+         PA_HP_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+
+// out[i] is the sum of v[i]'s lanes.
+template <int kCount>
+[[gnu::always_inline]] inline void store_sums(const Vec (&v)[kCount], float factor, float* out) {
+  Vec quarters[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int at = 4 * i % kCount;
+    quarters[i] = add_quarters(v[at], v[at + 1], v[at + 2], v[at + 3]);
+  }
+  const Vec sums =
+      add_halves(add_halves(quarters[0], quarters[1]), add_halves(quarters[2], quarters[3])) *
+      factor;
+  std::memcpy(out, &sums, kCount * sizeof(float));
+}
+
+// load_pair's vectors, or the one at the end of a row.
+enum Which { kFirst, kSecond, kOdd };
+
+template <Which kWhich, class T>
+[[gnu::always_inline]] inline Vec load_one(const T* p) {
+  if constexpr (kWhich == kFirst) return load_pair(p).a;
+  if constexpr (kWhich == kSecond) return load_second(p);
+  return load(p);
+}
+
+// sums[token][row] += query[row] * keys[token], one vector of each. As a fold: GCC keeps sums in
+// memory that a loop goes through.
+template <Which kWhich, int kRows, class T, int... I>
+[[gnu::always_inline]] inline void add_products(Vec (&sums)[sizeof...(I)], const float* query,
+                                                int64_t head_dim, const T* const* keys, int64_t i,
+                                                std::integer_sequence<int, I...>) {
+  (add_product(sums[I], load(query + I % kRows * head_dim), load_one<kWhich>(keys[I / kRows] + i)),
+   ...);
+}
+
+#if PA_HP_BF16_DOT
+template <int kRows, int... I>
+[[gnu::always_inline]] inline void add_dots(Vec (&sums)[sizeof...(I)], const BFloat* query,
+                                            int64_t stride, const BFloat* const* keys, int64_t i,
+                                            std::integer_sequence<int, I...>) {
+  (add_dot(sums[I], load_words(query + I % kRows * stride), load_words(keys[I / kRows] + i)), ...);
+}
+#endif
+
+// Eight rows leave registers for the keys of two tokens. In float16 a key is then converted half as
+// often: 16 heads to one kv head have 11.5 GB/s from the L2 cache on a Zen 5 core, 10.8 by fours.
+template <int kRows>
+constexpr int kTileTokens = kRows == 8 ? 2 : kScoreTokens;
+
+// Scores of kRows query rows against kTileTokens keys, [token][row].
+template <int kRows, bool kAhead, class T>
+[[gnu::noinline]] void score_tile(const Chunk<T>& chunk, int64_t head, const T* const* tokens,
+                                  int64_t offset, float* scores) {
+  constexpr int kTokens = kTileTokens<kRows>, kSums = kTokens * kRows;
+  constexpr auto kEach = std::make_integer_sequence<int, kSums>{};
+  const DecodeParams& p = chunk.p;
+  const T* keys[kTokens];
+  for (int t = 0; t < kTokens; ++t) keys[t] = tokens[t] + offset;
+  Vec sums[kSums] = {};
+#if PA_HP_BF16_DOT
+  if constexpr (std::is_same_v<T, BFloat>) {
+    if (p.head_dim % (2 * kLanes) == 0) {
+      const BFloat* query = chunk.query + head * p.query_stride_head;
+      for (int64_t i = 0; i < p.head_dim; i += 2 * kLanes) {
+        add_dots<kRows>(sums, query + i, p.query_stride_head, keys, i, kEach);
+        for (int t = 0; kAhead && t < kTokens; ++t) fetch_ahead(keys[t] + i);
+      }
+      return store_sums(sums, p.scale * kLog2E, scores);
+    }
+  }
+#endif
+  const float* query = chunk.scaled + head * p.head_dim;
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= p.head_dim; i += 2 * kLanes) {
+    add_products<kFirst, kRows>(sums, query + i, p.head_dim, keys, i, kEach);
+    add_products<kSecond, kRows>(sums, query + i + kLanes, p.head_dim, keys, i, kEach);
+    for (int t = 0; kAhead && t < kTokens; ++t) fetch_ahead(keys[t] + i);
+  }
+  if (i < p.head_dim) add_products<kOdd, kRows>(sums, query + i, p.head_dim, keys, i, kEach);
+  store_sums(sums, 1.f, scores);
+}
+
+// sums[row][vector] += weights[row] * value[vector].
+template <int kVecs, int... I>
+[[gnu::always_inline]] inline void add_weighted(Vec (&sums)[sizeof...(I)], const float* weights,
+                                                const Vec (&value)[kVecs],
+                                                std::integer_sequence<int, I...>) {
+  (add_product(sums[I], splat(weights[I / kVecs]), value[I % kVecs]), ...);
+}
+
+// acc[row] += sum over kTokens tokens of weights[token][row] * values[token], for kVecs vectors of
+// columns: pairs, or one at the end of a row.
+template <int kRows, int kVecs, bool kAhead, int kTokens, class T>
+[[gnu::always_inline]] inline void value_tile(const float* weights,
+                                              const T* const (&values)[kTokens], int64_t column,
+                                              float* acc, int64_t head_dim_v) {
+  constexpr int kSums = kRows * kVecs;
+  Vec sums[kSums];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; ++i) {
+    sums[i] = load(acc + i / kVecs * head_dim_v + column + i % kVecs * kLanes);
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) {
+    const T* from = values[t] + column;
+    Vec value[kVecs];
+    if constexpr (kVecs == 1) {
+      value[0] = load(from);
+    } else {
+#pragma GCC unroll 16
+      for (int c = 0; c < kVecs; c += 2) {
+        const Pair pair = load_pair(from + c * kLanes);
+        value[c] = pair.a;
+        value[c + 1] = pair.b;
+        if (kAhead) fetch_ahead(from + c * kLanes);
+      }
+    }
+    add_weighted(sums, weights + t * kRows, value, std::make_integer_sequence<int, kSums>{});
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; ++i) {
+    store(acc + i / kVecs * head_dim_v + column + i % kVecs * kLanes, sums[i]);
+  }
+}
+
+// The same for whole rows.
+template <int kRows, int kTokens, bool kAhead, class T>
+[[gnu::noinline]] void value_rows(const float* weights, const T* const* tokens, int64_t offset,
+                                  float* acc, int64_t head_dim_v) {
+  constexpr int kVecs = kRows == 8 ? 2 : kRows == 4 ? 4 : 8;
+  const T* values[kTokens];
+  for (int t = 0; t < kTokens; ++t) values[t] = tokens[t] + offset;
+  int64_t c = 0;
+  for (; c + kVecs * kLanes <= head_dim_v; c += kVecs * kLanes) {
+    value_tile<kRows, kVecs, kAhead>(weights, values, c, acc, head_dim_v);
+  }
+  for (; kVecs > 2 && c + 2 * kLanes <= head_dim_v; c += 2 * kLanes) {
+    value_tile<kRows, 2, kAhead>(weights, values, c, acc, head_dim_v);
+  }
+  if (c < head_dim_v) value_tile<kRows, 1, kAhead>(weights, values, c, acc, head_dim_v);
+}
+
+template <int kRows>
+struct ScoreStep {  // of tokens [begin, end), and of whole tiles
+  template <class T>
+  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
+                  int64_t end) {
+    const int64_t offset = kv_head * chunk.p.key_stride_head;
+    float* scores = chunk.weights + head * kRoom;
+    for (int64_t t = begin; t < end; t += kTileTokens<kRows>) {
+      if (head % chunk.p.group == 0) {
+        score_tile<kRows, true>(chunk, head, chunk.keys + t, offset, scores + t * kRows);
+      } else {
+        score_tile<kRows, false>(chunk, head, chunk.keys + t, offset, scores + t * kRows);
+      }
+    }
+  }
+};
+
+template <int kTokens>
+struct Values {
+  template <int kRows>
+  struct Step {  // of tokens [begin, end), at most kTokens
+    template <class T>
+    static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
+                    int64_t end) {
+      const DecodeParams& p = chunk.p;
+      const float* weights = chunk.weights + head * kRoom;
+      const int64_t offset = kv_head * p.value_stride_head;
+      float* acc = chunk.state.acc + head * p.head_dim_v;
+      if (end - begin == kTokens) {
+        if (head % p.group == 0) {
+          value_rows<kRows, kTokens, true>(weights + begin * kRows, chunk.values + begin, offset,
+                                           acc, p.head_dim_v);
+        } else {
+          value_rows<kRows, kTokens, false>(weights + begin * kRows, chunk.values + begin, offset,
+                                            acc, p.head_dim_v);
+        }
+        return;
+      }
+      for (int64_t t = begin; t < end; ++t) {
+        value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, acc,
+                                    p.head_dim_v);
+      }
+    }
+  };
+};
