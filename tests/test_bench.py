@@ -6,6 +6,7 @@ import math
 import os
 import re
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -196,15 +197,18 @@ def test_free_memory_heeds_cgroups(line, folder, limit, used, cached, tmp_path, 
     assert harness.available_bytes() > 10**6
 
 
-def test_interleave_rotates_order_and_layers():
+def test_interleave_changes_neighbours_and_layers(monkeypatch):
+    monkeypatch.setattr(harness, "MIN_STEPS", 60)
     seen = []
     calls = {name: lambda idx, name=name: seen.append((name, idx)) for name in "abc"}
     samples = harness.interleave(calls, num_layers=4, seconds=0.0)
-    assert {name: len(times) for name, times in samples.times.items()} == dict.fromkeys("abc", 5)
-    steps = [seen[-15:][i : i + 3] for i in range(0, 15, 3)]
-    assert ["".join(name for name, _ in step) for step in steps] == [
-        "abc", "bca", "cab", "abc", "bca",
-    ]  # fmt: skip
+    assert {name: len(times) for name, times in samples.times.items()} == dict.fromkeys("abc", 60)
+    steps = [
+        "".join(name for name, _ in seen[i : i + 3]) for i in range(len(seen) - 180, len(seen), 3)
+    ]
+    assert all(sorted(step) == ["a", "b", "c"] for step in steps)
+    pairs = Counter(step[i : i + 2] for step in steps for i in range(2))
+    assert len(pairs) == 6 and min(pairs.values()) >= 10  # 20 of each on average
     layers = [idx for _, idx in seen]
     assert all((b - a) % 4 == 1 for a, b in itertools.pairwise(layers))
 

@@ -122,16 +122,18 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
 class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
-    int64_t slots = 0;
     for (size_t i = 1; i + 1 < cuts.size(); ++i) {
       if (cuts[i].unit == 0 || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
       const int64_t chunks = ceil_div(p.seq_lens[cuts[i].seq], kChunkTokens);
       if (chunks == 1) continue;
-      seqs_.push_back({cuts[i].seq, slots});
-      slots += chunks;
+      seqs_.push_back({cuts[i].seq, slots_});
+      slots_ += chunks;
     }
-    if (slots > 0) data_.reset(new float[slots * p.heads * (p.head_dim_v + 2)]);
   }
+
+  // What `at` needs to be given before its first call.
+  int64_t num_floats() const { return slots_ * params_.heads * (params_.head_dim_v + 2); }
+  void set_data(float* data) { data_ = data; }
 
   struct CutSeq {
     int64_t seq;
@@ -144,8 +146,7 @@ class Partials {
   State at(int64_t seq, int64_t chunk, int64_t head) const {
     const auto found =
         std::find_if(seqs_.begin(), seqs_.end(), [&](const CutSeq& s) { return s.seq == seq; });
-    float* slot =
-        data_.get() + (found->first_slot + chunk) * params_.heads * (params_.head_dim_v + 2);
+    float* slot = data_ + (found->first_slot + chunk) * params_.heads * (params_.head_dim_v + 2);
     return {slot + head, slot + params_.heads + head,
             slot + 2 * params_.heads + head * params_.head_dim_v};
   }
@@ -153,7 +154,8 @@ class Partials {
  private:
   const DecodeParams& params_;
   std::vector<CutSeq> seqs_;
-  std::unique_ptr<float[]> data_;
+  int64_t slots_ = 0;
+  float* data_ = nullptr;
 };
 
 State rows_from(State state, int64_t head, int64_t head_dim_v) {
@@ -170,6 +172,32 @@ void copy_state(int64_t rows, int64_t head_dim_v, State to, State from) {
 struct alignas(64) Line {
   float x[16];
 };
+
+// The memory of a thread's last call serves its next one, unless it is large: had anew it costs
+// page faults, and freeing it makes glibc give back whatever others have freed before, a
+// millisecond after 32 MiB.
+class Memory {
+ public:
+  explicit Memory(int64_t lines) {
+    if (lines > kMostKept) {
+      own_.reset(new Line[lines]);
+    } else if (lines > kept_lines) {
+      kept_lines = 0;
+      kept.reset(new Line[lines]);
+      kept_lines = lines;
+    }
+  }
+  Line* lines() const { return own_ ? own_.get() : kept.get(); }
+
+ private:
+  static constexpr int64_t kMostKept = (16 << 20) / sizeof(Line);
+  static thread_local std::unique_ptr<Line[]> kept;
+  static thread_local int64_t kept_lines;
+  std::unique_ptr<Line[]> own_;
+};
+
+thread_local std::unique_ptr<Line[]> Memory::kept;
+thread_local int64_t Memory::kept_lines = 0;
 
 // Scratch of one worker: scaled query, the running and the fresh state's sums of values, the
 // kernel's own, and the states' maxima and sums.
@@ -293,9 +321,11 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   const int64_t work = tokens * p.heads * (p.head_dim + p.head_dim_v);
   const int64_t workers = std::clamp<int64_t>(work / kMinWorkPerThread, 1, threads.num_threads);
   const std::vector<Cut> cuts = partition(p, workers);
-  const Partials partials(p, cuts);
-  const std::unique_ptr<Line[]> scratch(new Line[workers * worker_lines(p)]);
-  Job job{p, kernels_for(p), cuts, partials, scratch.get()};
+  Partials partials(p, cuts);
+  const int64_t scratch = workers * worker_lines(p);
+  const Memory memory(scratch + ceil_div(partials.num_floats(), 16));
+  partials.set_data(reinterpret_cast<float*>(memory.lines() + scratch));
+  Job job{p, kernels_for(p), cuts, partials, memory.lines()};
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
