@@ -404,7 +404,7 @@ def test_float16_rounding_and_range():
 def test_memory_serves_the_next_call(python):
     """Where every large block is had from the system anew, no call after the first has page faults.
 
-    Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 33 MB.
+    Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 34 MB.
     """
     script = """
         import resource, torch, pa_hp

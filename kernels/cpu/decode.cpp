@@ -190,7 +190,7 @@ class Memory {
   Line* lines() const { return own_ ? own_.get() : kept.get(); }
 
  private:
-  static constexpr int64_t kMostKept = (16 << 20) / sizeof(Line);
+  static constexpr int64_t kMostKept = (32 << 20) / sizeof(Line);
   static thread_local std::unique_ptr<Line[]> kept;
   static thread_local int64_t kept_lines;
   std::unique_ptr<Line[]> own_;
@@ -199,10 +199,15 @@ class Memory {
 thread_local std::unique_ptr<Line[]> Memory::kept;
 thread_local int64_t Memory::kept_lines = 0;
 
+// 64 KiB between the workers: a core's prefetcher runs on beyond what is its own and takes lines
+// from the other. On two Zen 5 cores group 4 has 0.69 of `read` in float16 and 0.74 in bfloat16
+// without, 0.76 and 0.81 with 16 KiB, 0.81 and 0.85 with 64 KiB or more.
+constexpr int64_t kApart = (64 << 10) / sizeof(Line);
+
 // Scratch of one worker: scaled query, the running and the fresh state's sums of values, the
 // kernel's own, and the states' maxima and sums.
 int64_t worker_lines(const DecodeParams& p) {
-  return ceil_div(p.heads * (p.head_dim + 2 * p.head_dim_v + 4) + scratch_floats(p), 16);
+  return ceil_div(p.heads * (p.head_dim + 2 * p.head_dim_v + 4) + scratch_floats(p), 16) + kApart;
 }
 
 struct Job {
