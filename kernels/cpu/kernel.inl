@@ -365,21 +365,24 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
                const T** values) {
   const int32_t* ids = p.block_table + seq * p.block_table_stride;
   const int64_t tokens = end - begin;
-  int64_t at = tokens / kStreams * kStreams;  // tokens that some streams have more
+  const int64_t even = tokens / kStreams;
+  int64_t at = even * kStreams;  // tokens that some streams have more
   for (int64_t s = 0; s < kStreams; ++s) {
     const int64_t first = begin + tokens * s / kStreams;
-    const int64_t last = begin + tokens * (s + 1) / kStreams;
+    const int64_t count = begin + tokens * (s + 1) / kStreams - first;
     int64_t entry = first / p.block_size, slot = first % p.block_size;
-    for (int64_t i = 0; i < last - first; ++i) {
-      const int64_t place = i < tokens / kStreams ? i * kStreams + s : at++;
-      const int64_t id = ids[entry];
-      keys[place] =
+    for (int64_t i = 0; i < count; slot = 0) {
+      const int64_t id = ids[entry++];
+      const T* key =
           static_cast<const T*>(p.key_cache) + id * p.key_stride_block + slot * p.key_stride_token;
-      values[place] = static_cast<const T*>(p.value_cache) + id * p.value_stride_block +
-                      slot * p.value_stride_token;
-      if (++slot == p.block_size) {
-        slot = 0;
-        ++entry;
+      const T* value = static_cast<const T*>(p.value_cache) + id * p.value_stride_block +
+                       slot * p.value_stride_token;
+      for (const int64_t stop = std::min(count, i + p.block_size - slot); i < stop; ++i) {
+        const int64_t place = i < even ? i * kStreams + s : at++;
+        keys[place] = key;
+        values[place] = value;
+        key += p.key_stride_token;
+        value += p.value_stride_token;
       }
     }
   }
