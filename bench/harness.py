@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import platform
-import random
 import re
 import resource
 import sys
@@ -36,14 +35,13 @@ def interleave(
 ) -> Samples:
     """Time ``candidate(layer)`` of every candidate in every step.
 
-    The order is drawn anew for every step, so none always follows the same neighbour, and every
-    call takes the next of `num_layers` independent inputs, so it finds what was touched longest
-    ago. The bandwidth of a shared machine moves by a factor of two within a minute: only ratios
-    within one step hold. Steps in which the kernel took a core away are dropped while enough others
-    are left.
+    The order rotates and is reversed in every second step, so none always follows the same
+    neighbour, and every call takes the next of `num_layers` independent inputs, so it finds what
+    was touched longest ago. The bandwidth of a shared machine moves by a factor of two within a
+    minute: only ratios within one step hold. Steps in which the kernel took a core away are dropped
+    while enough others are left.
     """
     names = list(candidates)
-    order = random.Random(0)
     calls = itertools.count()
     for name in names:
         end = time.perf_counter() + WARM_UP_SECONDS
@@ -54,9 +52,11 @@ def interleave(
     disturbed: list[bool] = []
     end = time.perf_counter() + seconds
     while len(steps) < MIN_STEPS or (time.perf_counter() < end and len(steps) < MAX_STEPS):
+        shift = len(steps) // 2 % len(names)
+        order = names[shift:] + names[:shift]
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         step = {}
-        for name in order.sample(names, len(names)):
+        for name in order if len(steps) % 2 == 0 else order[::-1]:
             layer = next(calls) % num_layers
             begin = time.perf_counter()
             candidates[name](layer)

@@ -15,8 +15,8 @@ SHAPES = [(1, 1024 << i) for i in range(8)] + [(1 << i, 512) for i in range(9)]
 def test_cost_is_linear_in_the_bytes(capsys):
     """Time per byte of K and V over that of `read` on the same pages: the machine's moods cancel.
 
-    Every step times all cases, 2.3 GB of them, first their decode and then their read: so a mood
-    meets all of them, and a call finds nothing in the cache that it left there.
+    Every step times all cases, 2.3 GB of them, all decodes behind each other and all reads: so a
+    mood meets all of them, and a call finds nothing in the cache that it left there.
     """
     build.load("cpu")
     build.load("bench")
