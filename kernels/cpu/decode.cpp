@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #ifndef HWCAP2_BF16  // Linux headers have it since 5.6
@@ -24,6 +26,14 @@
 namespace pa_hp::cpu {
 namespace {
 
+#if defined(__x86_64__)
+// __builtin_cpu_supports does not know it in Clang 14.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 struct Isa {
   const char* name;
   const Kernels* kernels;
@@ -33,8 +43,8 @@ Isa choose_isa() {
   const char* wanted = std::getenv("PA_HP_CPU_ISA");
   const bool any = wanted == nullptr || *wanted == '\0';
 #if defined(__x86_64__)
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                        __builtin_cpu_supports("f16c");
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                           __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
