@@ -47,7 +47,9 @@ extern "C" int64_t partition_calls(const int32_t* seq_lens, int64_t batch, int64
   p.heads = p.kv_heads = kv_heads;
   p.group = p.head_dim = p.head_dim_v = 1;
   const std::vector<Cut> cuts = partition(p, workers);
-  const Partials partials(p, cuts);
+  Partials partials(p, cuts);
+  std::vector<float> states(partials.num_floats());
+  partials.set_data(states.data());
   const std::unique_ptr<Line[]> scratch(new Line[workers * worker_lines(p)]());
   Job job{p, baseline::kernels, cuts, partials, scratch.get()};
   calls = {rows, capacity, 0, 0};
