@@ -89,7 +89,7 @@ struct Checker {
   }
   void size(const char* name, const Tensor& tensor, int64_t dim, int64_t expected,
             const char* meaning) const {
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.size(dim) == expected,
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, tensor.sizes()[dim] == expected,
                  std::string(name) + ".size(" + std::to_string(dim) + ")",
                  std::to_string(expected) + " (" + meaning + ")", tensor.size(dim));
   }
@@ -133,34 +133,33 @@ struct Checker {
     rank("block_table", block_table, 2, "[batch, max_blocks]");
     rank("seq_lens", seq_lens, 1, "[batch]");
 
+    const at::IntArrayRef queries = query.sizes(), keys = key_cache.sizes();
     head_dim("query", query, limits);
-    size("key_cache", key_cache, 3, query.size(2), "head_dim of query");
-    size("value_cache", value_cache, 0, key_cache.size(0), "num_blocks of key_cache");
-    size("value_cache", value_cache, 1, key_cache.size(1), "block_size of key_cache");
-    size("value_cache", value_cache, 2, key_cache.size(2), "kv_heads of key_cache");
+    size("key_cache", key_cache, 3, queries[2], "head_dim of query");
+    size("value_cache", value_cache, 0, keys[0], "num_blocks of key_cache");
+    size("value_cache", value_cache, 1, keys[1], "block_size of key_cache");
+    size("value_cache", value_cache, 2, keys[2], "kv_heads of key_cache");
     head_dim("value_cache", value_cache, limits);
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(1) >= 1, "key_cache.size(1)",
-                 "at least 1 (block_size)", key_cache.size(1));
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, key_cache.size(2) >= 1, "key_cache.size(2)",
-                 "at least 1 (kv_heads)", key_cache.size(2));
-    PA_HP_EXPECT(
-        TORCH_CHECK_VALUE, query.size(1) >= 1 && query.size(1) % key_cache.size(2) == 0,
-        "query.size(1)",
-        "a positive multiple of " + std::to_string(key_cache.size(2)) + " (kv_heads of key_cache)",
-        query.size(1));
-    const int64_t block_size = key_cache.size(1), kv_heads = key_cache.size(2);
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, keys[1] >= 1, "key_cache.size(1)", "at least 1 (block_size)",
+                 keys[1]);
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, keys[2] >= 1, "key_cache.size(2)", "at least 1 (kv_heads)",
+                 keys[2]);
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, queries[1] >= 1 && queries[1] % keys[2] == 0, "query.size(1)",
+                 "a positive multiple of " + std::to_string(keys[2]) + " (kv_heads of key_cache)",
+                 queries[1]);
+    const int64_t block_size = keys[1], kv_heads = keys[2];
     PA_HP_EXPECT(TORCH_CHECK_VALUE,
                  block_size % limits.block_size_step == 0 && block_size <= limits.block_size_max,
                  "key_cache.size(1)",
                  "a multiple of " + std::to_string(limits.block_size_step) + " up to " +
                      std::to_string(limits.block_size_max) + " (block_size)",
                  block_size);
-    PA_HP_EXPECT(TORCH_CHECK_VALUE, query.size(1) / kv_heads <= limits.group_max, "query.size(1)",
+    PA_HP_EXPECT(TORCH_CHECK_VALUE, queries[1] / kv_heads <= limits.group_max, "query.size(1)",
                  "at most " + std::to_string(limits.group_max) + " times " +
                      std::to_string(kv_heads) + " (kv_heads of key_cache)",
-                 query.size(1));
-    size("block_table", block_table, 0, query.size(0), "batch of query");
-    size("seq_lens", seq_lens, 0, query.size(0), "batch of query");
+                 queries[1]);
+    size("block_table", block_table, 0, queries[0], "batch of query");
+    size("seq_lens", seq_lens, 0, queries[0], "batch of query");
 
     last_dim_contiguous("query", query);
     last_dim_contiguous("key_cache", key_cache);

@@ -6,6 +6,7 @@
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 #include <torch_npu/csrc/framework/OpCommand.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <mutex>
@@ -55,6 +56,7 @@ constexpr size_t kMaxPlans = 4096;  // as many as tiling/plan.py keeps
 struct Plans {
   std::shared_mutex mutex;
   std::unordered_map<Shape, Planned, ShapeHash> of;
+  std::atomic<int64_t> forgotten{0};  // how often all were
 };
 Plans& plans() {
   static auto* const one = new Plans;  // threads may still call when the process ends
@@ -74,7 +76,7 @@ Planned make_plan(const Shape& shape) {
   return planned;
 }
 
-Planned plan_of(const Shape& shape) {
+Planned find_plan(const Shape& shape) {
   Plans& all = plans();
   {
     const std::shared_lock hold(all.mutex);
@@ -85,6 +87,20 @@ Planned plan_of(const Shape& shape) {
   const std::unique_lock hold(all.mutex);
   if (all.of.size() >= kMaxPlans) all.of.clear();
   all.of.emplace(shape, planned);
+  return planned;
+}
+
+// A thread's last one at hand: all layers of a model have the same shape.
+const Planned& plan_of(const Shape& shape) {
+  thread_local Shape last{};  // no decode has its sizes of 0
+  thread_local Planned planned;
+  thread_local int64_t forgotten = 0;
+  const int64_t now = plans().forgotten.load(std::memory_order_acquire);
+  if (now != forgotten || !(last == shape)) {
+    planned = find_plan(shape);
+    last = shape;
+    forgotten = now;
+  }
   return planned;
 }
 
@@ -100,7 +116,7 @@ void accept(const check::Checker& check, const char* name, const at::Tensor& ten
 void run(const DecodeParams& params, const at::Tensor& query) {
   Shape shape{params, query.device().index()};
   std::memset(static_cast<void*>(&shape), 0, offsetof(DecodeParams, batch));
-  const Planned planned = plan_of(shape);
+  const Planned& planned = plan_of(shape);
   // Given back when this function ends: whatever has the memory next is behind the kernel on the
   // same stream.
   const size_t bytes = size_t{planned.clusters} * planned.plan.ws_bytes;
@@ -133,4 +149,5 @@ extern "C" __attribute__((visibility("default"))) void pa_hp_npu_forget_plans() 
   pa_hp::npu::Plans& all = pa_hp::npu::plans();
   const std::unique_lock hold(all.mutex);
   all.of.clear();
+  ++all.forgotten;
 }
