@@ -54,9 +54,11 @@ def interleave(
     while len(steps) < MIN_STEPS or (time.perf_counter() < end and len(steps) < MAX_STEPS):
         shift = len(steps) // 2 % len(names)
         order = names[shift:] + names[:shift]
+        if len(steps) % 2:
+            order.reverse()
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         step = {}
-        for name in order if len(steps) % 2 == 0 else order[::-1]:
+        for name in order:
             layer = next(calls) % num_layers
             begin = time.perf_counter()
             candidates[name](layer)

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import subprocess
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -206,8 +205,6 @@ def test_interleave_changes_neighbours_and_layers(monkeypatch):
     order = "".join(name for name, _ in seen[-36:])
     steps = [order[i : i + 3] for i in range(0, 36, 3)]
     assert steps == ["abc", "cba", "bca", "acb", "cab", "bac"] * 2
-    followers = Counter(step[i : i + 2] for step in steps for i in range(2))
-    assert set(followers.values()) == {4} and len(followers) == 6
     layers = [idx for _, idx in seen]
     assert all((b - a) % 4 == 1 for a, b in itertools.pairwise(layers))
 

@@ -409,8 +409,8 @@ def test_memory_serves_the_next_call(python):
     script = """
         import resource, torch, pa_hp
 
-        def faults(tokens, threads=2):
-            torch.set_num_threads(threads)
+        def faults(tokens):
+            torch.set_num_threads(2)
             cache = torch.zeros(1, 128, 8, 128)
             table = torch.zeros(1, tokens // 128, dtype=torch.int32)
             lengths = torch.tensor([tokens], dtype=torch.int32)
@@ -427,4 +427,4 @@ def test_memory_serves_the_next_call(python):
     """
     kept, large, again = python("-c", script, MALLOC_MMAP_THRESHOLD_="65536").stdout.split()
     assert int(kept) < 16 and int(again) < 16, (kept, again)
-    assert int(large) > 4000, large
+    assert int(large) > 64, large  # four calls, each 34 MB in pages of 2 MiB at most

@@ -278,13 +278,13 @@ inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* r
   for (int r = 0; r < kRows; ++r) row_sum[r] = lanes[r];
 }
 
-// Tokens [begin, end) of a sequence for kv heads [kv_begin, kv_end), and where the tokens' rows are
-// at kv head 0, in the order in which they are read. Scores and weights lie as [head of the first
-// of kRows][token][row].
+// Tokens of a sequence for kv heads [kv_begin, kv_end), and where the tokens' rows are at kv head
+// 0, in the order in which they are read. Scores and weights lie as [head of the first of
+// kRows][token][row].
 template <class T>
 struct Chunk {
   const DecodeParams& p;
-  int64_t seq, begin, end;
+  int64_t tokens;
   int64_t kv_begin, kv_end;
   const T* const* keys;
   const T* const* values;
@@ -292,8 +292,6 @@ struct Chunk {
   const float* scaled;  // load_query's
   State state;
   float* weights;  // [heads, kRoom]
-
-  int64_t tokens() const { return end - begin; }
 };
 
 // A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: by
@@ -338,23 +336,8 @@ constexpr int kStreams = 4;
 
 template <int kTokens, class T>
 void add_values(const Chunk<T>& chunk) {
-  const int64_t tokens = chunk.tokens();
-  for (int64_t t = 0; t < tokens; t += kTokens) {
-    each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + kTokens, tokens));
-  }
-}
-
-template <class T>
-void attend_chunk(const Chunk<T>& chunk) {
-  const int64_t tokens = chunk.tokens();
-  for (int64_t t = 0; t < tokens; t += kScoreTokens) {
-    each_head<ScoreStep>(chunk, t, std::min(t + kScoreTokens, tokens));
-  }
-  each_head<SoftmaxStep>(chunk, 0, tokens);
-  if (chunk.p.group < kWideGroup) {
-    add_values<kValueTokens>(chunk);
-  } else {
-    add_values<kWideValueTokens>(chunk);
+  for (int64_t t = 0; t < chunk.tokens; t += kTokens) {
+    each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + kTokens, chunk.tokens));
   }
 }
 
@@ -397,10 +380,19 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   float* weights = reinterpret_cast<float*>(values + kRoom);
   find_rows(p, seq, begin, end, keys, values);
   const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
+  const int64_t tokens = end - begin;
+  const Chunk<T> chunk{p, tokens, kv_begin, kv_end, keys, values, unscaled, query, state, weights};
+  for (int64_t t = 0; t < tokens; t += kScoreTokens) {
+    each_head<ScoreStep>(chunk, t, std::min(t + kScoreTokens, tokens));
+  }
+  each_head<SoftmaxStep>(chunk, 0, tokens);
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
-  attend_chunk(Chunk<T>{p, seq, begin, end, kv_begin, kv_end, keys, values, unscaled, query, state,
-                        weights});
+  if (p.group < kWideGroup) {
+    add_values<kValueTokens>(chunk);
+  } else {
+    add_values<kWideValueTokens>(chunk);
+  }
 }
 
 void fold(int64_t rows, int64_t head_dim_v, State state, State next) {

@@ -8,14 +8,14 @@ constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
 // From this many query heads to a kv head on arithmetic takes longer than memory does, and sums
-// that are loaded and stored less often are worth more than the order: groups of 8 and 16 are 5 and
-// 12 % faster. With 16 tokens they are slower again.
+// that are loaded and stored less often are worth more than the order: groups of 8 and 16 are 5 to
+// 8 % faster. With 16 tokens they are slower again.
 constexpr int64_t kWideGroup = 8;
 constexpr int64_t kWideValueTokens = 8;
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
 // same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. At a page's end it
-// goes astray.
+// goes astray, which harms nothing: a prefetch does not fault.
 constexpr int64_t kAheadBytes = 2048;
 
 inline void fetch_ahead(const void* line) {
@@ -186,12 +186,10 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
                   int64_t end) {
     const int64_t offset = kv_head * chunk.p.key_stride_head;
     float* scores = chunk.weights + head * kRoom;
+    const bool first = head % chunk.p.group == 0;  // of those that read these keys
+    const auto tile = first ? score_tile<kRows, true, T> : score_tile<kRows, false, T>;
     for (int64_t t = begin; t < end; t += kTileTokens<kRows>) {
-      if (head % chunk.p.group == 0) {
-        score_tile<kRows, true>(chunk, head, chunk.keys + t, offset, scores + t * kRows);
-      } else {
-        score_tile<kRows, false>(chunk, head, chunk.keys + t, offset, scores + t * kRows);
-      }
+      tile(chunk, head, chunk.keys + t, offset, scores + t * kRows);
     }
   }
 };
@@ -208,14 +206,10 @@ struct Values {
       const int64_t offset = kv_head * p.value_stride_head;
       float* acc = chunk.state.acc + head * p.head_dim_v;
       if (end - begin == kTokens) {
-        if (head % p.group == 0) {
-          value_rows<kRows, kTokens, true>(weights + begin * kRows, chunk.values + begin, offset,
-                                           acc, p.head_dim_v);
-        } else {
-          value_rows<kRows, kTokens, false>(weights + begin * kRows, chunk.values + begin, offset,
-                                            acc, p.head_dim_v);
-        }
-        return;
+        const bool first = head % p.group == 0;  // of those that read these values
+        const auto rows =
+            first ? value_rows<kRows, kTokens, true, T> : value_rows<kRows, kTokens, false, T>;
+        return rows(weights + begin * kRows, chunk.values + begin, offset, acc, p.head_dim_v);
       }
       for (int64_t t = begin; t < end; ++t) {
         value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, acc,
