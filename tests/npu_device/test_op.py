@@ -11,6 +11,8 @@ import torch
 from pa_hp import build
 from pa_hp.bench.cases import Inputs, make, named
 from pa_hp.bench.checks import check_lse, check_out
+from pa_hp.ops import npu
+from pa_hp.tiling.plan import plan
 from test_registration import OPCHECK_UTILS, keyword
 from torch._subclasses import FakeTensorMode
 from virtual import on_device
@@ -283,12 +285,15 @@ def test_a_library_that_cannot_be_built(script):
     assert done.stdout.count("cpu [1.0]") == 2
 
 
-def test_plans_may_be_forgotten_at_any_time():
+def test_plans_may_be_forgotten_at_any_time(monkeypatch):
     inputs = [on_device(tensor) for tensor in make(named("block_edges", HALF))]
     want = pa_hp.decode(*inputs)
     library = ctypes.CDLL(str(build.loaded["npu"]))
+    planned = []
+    monkeypatch.setattr(npu, "plan", lambda desc: planned.append(desc) or plan(desc))
     for _ in range(20):
         pending = [pa_hp.decode(*inputs) for _ in range(3)]
         library.pa_hp_npu_forget_plans()
         for got in pending:
             assert torch.equal(got, want)
+    assert len(planned) == 19  # once after every time but the last
