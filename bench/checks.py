@@ -9,7 +9,15 @@ from torch import Tensor
 
 from .cases import DecodeCase, Inputs
 from .decode import sdpa
-from .tolerance import LIMITS, bound, lse_limits, misdirection, out_limits, peer_bound
+from .tolerance import (
+    LIMITS,
+    bound,
+    cpu_weights_dtype,
+    lse_limits,
+    misdirection,
+    out_limits,
+    peer_bound,
+)
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -57,9 +65,14 @@ def check_out(
     inputs: Inputs,
     got: Tensor,
     want: Tensor,
-    weights_dtype: torch.dtype = torch.float32,
+    weights_dtype: torch.dtype | None = None,
 ) -> None:
-    """`out` against the reference: every element, and the direction as a whole."""
+    """`out` against the reference: every element, and the direction as a whole.
+
+    `weights_dtype` is what the kernel rounds its softmax weights to; None: as on this CPU.
+    """
+    if weights_dtype is None:
+        weights_dtype = cpu_weights_dtype(inputs.query, inputs.value_cache)
     limits = [
         out_limits(case.dtype, case.head_dim, length, case.score_std, weights_dtype)
         for length in inputs.seq_lens.tolist()

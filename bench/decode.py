@@ -28,7 +28,14 @@ from .. import build
 from ..ops.reference import reference
 from . import harness, vllm
 from .plot import draw
-from .tolerance import LIMITS, bound, misdirection, out_limits, peer_bound
+from .tolerance import (
+    LIMITS,
+    bound,
+    cpu_weights_dtype,
+    misdirection,
+    out_limits,
+    peer_bound,
+)
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 PEERS = ("sdpa", "read")
@@ -266,7 +273,8 @@ def check(case: Case, inputs: Inputs) -> tuple[float, bool, int]:
     error = (out[rows].double() - expected).abs()
     max_err = float(error.max())
     lengths = seq_lens[rows].tolist()
-    limits = [out_limits(out.dtype, case.head_dim, length) for length in lengths]
+    weights = cpu_weights_dtype(query, value_cache)
+    limits = [out_limits(out.dtype, case.head_dim, n, weights_dtype=weights) for n in lengths]
     ok = (
         bool((error <= bound(expected, limits)).all() and out.isfinite().all())
         and misdirection(out[rows], expected) <= LIMITS[out.dtype].cosine

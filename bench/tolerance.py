@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import build
+
 U32 = 2.0**-24  # unit roundoff of float32, in which the kernel accumulates
 SIGMAS = 4.0  # how many standard deviations of the error model an element may be off
 NARROWEST = 4  # lanes of the narrowest vectors, which have the longest sums
@@ -49,6 +51,18 @@ def weights_error(dtype: torch.dtype, length: int, score_std: float) -> float:
     limits = LIMITS[dtype]
     others = min(0.5, spread(length, score_std))
     return (limits.unit * others + limits.floor * math.sqrt(length)) / math.sqrt(3)
+
+
+def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None) -> torch.dtype:
+    """What the CPU kernel for `isa` (this machine's) rounds its softmax weights to.
+
+    Weights meet the values as bfloat16 pairs where kernels/cpu/tiles_512_heads.inl has dot products
+    of them: 16 query heads or more to a kv head, and rows of whole lines.
+    """
+    group = query.size(1) // value_cache.size(2)
+    whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0
+    wide = query.dtype == torch.bfloat16 and group >= 16 and whole
+    return torch.bfloat16 if wide and (isa or build.cpu_isa()) == "avx512_bf16" else torch.float32
 
 
 def out_limits(

@@ -19,6 +19,7 @@ decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_ls
 RAGGED = DecodeCase(
     "ragged", (1, 700, 0, 255, 257, 1500, 513), heads=9, kv_heads=3, head_dim=128, block_size=100
 )
+WIDE = dataclasses.replace(RAGGED, name="wide", heads=72)  # blocks of 16 query heads, and eights
 
 
 def run(case: DecodeCase, inputs: Inputs) -> tuple[bytes, bytes]:
@@ -131,8 +132,9 @@ def test_decode_out_strided(layout, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_thread_count_does_not_change_bits(dtype, set_threads):
-    case = dataclasses.replace(RAGGED, dtype=dtype)
+@pytest.mark.parametrize("case", [RAGGED, WIDE], ids=lambda case: case.name)
+def test_thread_count_does_not_change_bits(case, dtype, set_threads):
+    case = dataclasses.replace(case, dtype=dtype)
     inputs = make(case)
     set_threads(1)
     want = run(case, inputs)
@@ -164,8 +166,9 @@ def test_rest_of_batch_does_not_change_bits():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dead_slots_do_not_change_bits(dtype):
-    case = dataclasses.replace(RAGGED, dtype=dtype)
+@pytest.mark.parametrize("case", [RAGGED, WIDE], ids=lambda case: case.name)
+def test_dead_slots_do_not_change_bits(case, dtype):
+    case = dataclasses.replace(case, dtype=dtype)
     inputs = make(case)
     want = run(case, inputs)
     dead = ~live_slots(inputs)
@@ -312,6 +315,11 @@ def _first_value(inputs):
     return inputs.value_cache[inputs.block_table[0, 0], 1]
 
 
+def _last_value(inputs):
+    token = int(inputs.seq_lens[0]) - 1
+    return inputs.value_cache[inputs.block_table[0, token // 16], token % 16]
+
+
 SPECIAL = [
     _special("query_nan", lambda i: i.query[0, 1, 3:4].fill_(torch.nan)),
     _special("query_inf", lambda i: i.query[0, 1, 3:4].fill_(torch.inf)),
@@ -321,6 +329,7 @@ SPECIAL = [
     _special("value_nan", lambda i: _first_value(i)[0, 3:4].fill_(torch.nan)),
     _special("value_inf", lambda i: _first_value(i)[0, 3:4].fill_(torch.inf)),
     _special("value_minus_inf", lambda i: _first_value(i)[1, 5:9].fill_(-torch.inf)),
+    _special("last_value_inf", lambda i: _last_value(i)[0, 3:4].fill_(torch.inf)),
     _special("value_both_inf", lambda i: (
         _first_value(i)[0, 3:4].fill_(torch.inf),
         i.value_cache[i.block_table[0, 0], 2, 0, 3:4].fill_(-torch.inf),
@@ -329,10 +338,11 @@ SPECIAL = [
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("heads", [6, 38])
 @pytest.mark.parametrize("poke", SPECIAL)
-def test_special_values_in_live_data(poke, dtype):
+def test_special_values_in_live_data(poke, heads, dtype):
     """What is not finite in a live slot shows where the reference shows it, and nowhere else."""
-    case = DecodeCase("special", (300, 40), heads=6, kv_heads=2, dtype=dtype)
+    case = DecodeCase("special", (301, 40), heads=heads, kv_heads=2, dtype=dtype)
     inputs = make(case)
     poke(inputs)
     want, want_lse = pa_hp.reference(*inputs)

@@ -18,7 +18,7 @@ def cases(draw) -> DecodeCase:
         name="property",
         lengths=tuple(draw(st.lists(lengths, max_size=4))),
         dtype=draw(st.sampled_from(DTYPES)),
-        heads=kv_heads * draw(st.integers(1, 9)),
+        heads=kv_heads * draw(st.one_of(st.integers(1, 9), st.integers(16, 36))),
         kv_heads=kv_heads,
         head_dim=draw(HEAD_DIM),
         head_dim_v=draw(HEAD_DIM),

@@ -1,6 +1,7 @@
 // One table of kernels per instruction set; decode.cpp chooses one at run time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../params.h"
@@ -34,12 +35,15 @@ struct Kernels {
 };
 
 // Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind
-// them.
-constexpr int64_t kRoom = kChunkTokens + 16;
+// them, a tile more included.
+constexpr int64_t kRoom = kChunkTokens + 32;
 
-// Pointers to keys and values, and scores of all heads.
+// Pointers to keys and values, scores of all heads, and for wide groups two tiles of up to 32
+// tokens' keys or values.
 inline int64_t scratch_floats(const DecodeParams& params) {
-  return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + params.heads);
+  const int64_t tiles =
+      params.group < 16 ? 0 : 2 * 32 * std::max(params.head_dim, params.head_dim_v);
+  return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + params.heads) + tiles;
 }
 
 namespace baseline {

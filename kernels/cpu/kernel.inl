@@ -225,29 +225,13 @@ inline float finite_or_zero(float max) { return max == -kInfinity ? 0.f : max; }
 #error "PA_HP_BF16_DOT without such an instruction"
 #endif
 }
+#endif
 
+// Two elements to a lane.
 inline BitVec load_words(const BFloat* p) {
   BitVec words;
   std::memcpy(&words, p, sizeof words);
   return words;
-}
-#endif
-
-template <class T>
-void load_query(const DecodeParams& p, int64_t seq, float* query) {
-  const float factor = p.scale * kLog2E;
-  for (int64_t head = 0; head < p.heads; ++head) {
-    const T* row =
-        static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= p.head_dim; i += 2 * kLanes) {
-      const Pair pair = load_pair(row + i);
-      store(query + i, pair.a * factor);
-      store(query + i + kLanes, pair.b * factor);
-    }
-    for (; i < p.head_dim; i += kLanes) store(query + i, load(row + i) * factor);
-    query += p.head_dim;
-  }
 }
 
 // Scores of `tokens` tokens become weights; every row's maximum and sum are written.
@@ -292,25 +276,17 @@ struct Chunk {
   const float* scaled;  // load_query's
   State state;
   float* weights;  // [heads, kRoom]
+  float* tiles;    // two of keys or values
 };
 
-// A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: by
-// eights where there are the registers, by fours, then what is left.
-template <template <int> class Step, class T>
-void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
-  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-    int64_t head = kv_head * chunk.p.group;
-    const int64_t last = head + chunk.p.group;
-    if constexpr (kLanes == 16) {
-      for (; head + 8 <= last; head += 8) Step<8>::run(chunk, kv_head, head, begin, end);
-    }
-    for (; head + 4 <= last; head += 4) Step<4>::run(chunk, kv_head, head, begin, end);
-    if (head + 2 <= last) {
-      Step<2>::run(chunk, kv_head, head, begin, end);
-      head += 2;
-    }
-    if (head < last) Step<1>::run(chunk, kv_head, head, begin, end);
-  }
+// Whether `head` is in a block of query heads of one kv head that are the lanes of a vector, of
+// which a group has as many as fit; rows are whole lines.
+constexpr int kBlockHeads = 16;
+constexpr int kLine = 2 * kLanes;
+
+inline bool in_block(const DecodeParams& p, int64_t head) {
+  return kLanes == kBlockHeads && head % p.group < p.group / kBlockHeads * kBlockHeads &&
+         p.head_dim % kLine == 0 && p.head_dim_v % kLine == 0;
 }
 
 template <int kRows>
@@ -330,14 +306,58 @@ constexpr int kStreams = 4;
 
 #if PA_HP_VECTOR_BYTES == 64
 #include "tiles_512.inl"
+#include "tiles_512_heads.inl"
 #else
 #include "tiles.inl"
 #endif
 
+template <class T>
+void load_query(const DecodeParams& p, int64_t seq, float* query) {
+  const float factor = p.scale * kLog2E;
+  for (int64_t head = 0; head < p.heads; ++head) {
+    const T* row =
+        static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
+    if (in_block(p, head)) {
+      if constexpr (kLanes == 16) load_lane(p, head, row, query);
+      continue;
+    }
+    float* to = query + head * p.head_dim;
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= p.head_dim; i += 2 * kLanes) {
+      const Pair pair = load_pair(row + i);
+      store(to + i, pair.a * factor);
+      store(to + i + kLanes, pair.b * factor);
+    }
+    for (; i < p.head_dim; i += kLanes) store(to + i, load(row + i) * factor);
+  }
+}
+
+// A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: by
+// eights where there are the registers, by fours, then what is left.
+template <template <int> class Step, class T>
+void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
+  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+    int64_t head = kv_head * chunk.p.group;
+    const int64_t last = head + chunk.p.group;
+    if constexpr (kLanes == 16) {
+      for (; head < last && in_block(chunk.p, head); head += kBlockHeads) {
+        Step<kBlockHeads>::run(chunk, kv_head, head, begin, end);
+      }
+      for (; head + 8 <= last; head += 8) Step<8>::run(chunk, kv_head, head, begin, end);
+    }
+    for (; head + 4 <= last; head += 4) Step<4>::run(chunk, kv_head, head, begin, end);
+    if (head + 2 <= last) {
+      Step<2>::run(chunk, kv_head, head, begin, end);
+      head += 2;
+    }
+    if (head < last) Step<1>::run(chunk, kv_head, head, begin, end);
+  }
+}
+
 template <int kTokens, class T>
-void add_values(const Chunk<T>& chunk) {
-  for (int64_t t = 0; t < chunk.tokens; t += kTokens) {
-    each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + kTokens, chunk.tokens));
+void add_values(const Chunk<T>& chunk, int64_t step) {
+  for (int64_t t = 0; t < chunk.tokens; t += step) {
+    each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + step, chunk.tokens));
   }
 }
 
@@ -369,7 +389,7 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
       }
     }
   }
-  for (; at % kScoreTokens != 0; ++at) keys[at] = keys[tokens - 1];
+  std::fill(keys + tokens, keys + tokens + kRoom - kChunkTokens, keys[tokens - 1]);
 }
 
 template <class T>
@@ -381,17 +401,28 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   find_rows(p, seq, begin, end, keys, values);
   const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
   const int64_t tokens = end - begin;
-  const Chunk<T> chunk{p, tokens, kv_begin, kv_end, keys, values, unscaled, query, state, weights};
-  for (int64_t t = 0; t < tokens; t += kScoreTokens) {
-    each_head<ScoreStep>(chunk, t, std::min(t + kScoreTokens, tokens));
+  const Chunk<T> chunk{p,
+                       tokens,
+                       kv_begin,
+                       kv_end,
+                       keys,
+                       values,
+                       unscaled,
+                       query,
+                       state,
+                       weights,
+                       weights + p.heads * kRoom};
+  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
+  for (int64_t t = 0; t < tokens; t += step) {
+    each_head<ScoreStep>(chunk, t, std::min(t + step, tokens));
   }
   each_head<SoftmaxStep>(chunk, 0, tokens);
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
   if (p.group < kWideGroup) {
-    add_values<kValueTokens>(chunk);
+    add_values<kValueTokens>(chunk, kValueTokens);
   } else {
-    add_values<kWideValueTokens>(chunk);
+    add_values<kWideValueTokens>(chunk, in_block(p, 0) ? kChunkTokens : kWideValueTokens);
   }
 }
 

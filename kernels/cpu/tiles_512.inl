@@ -185,11 +185,15 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
   static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
                   int64_t end) {
     const int64_t offset = kv_head * chunk.p.key_stride_head;
-    float* scores = chunk.weights + head * kRoom;
-    const bool first = head % chunk.p.group == 0;  // of those that read these keys
-    const auto tile = first ? score_tile<kRows, true, T> : score_tile<kRows, false, T>;
-    for (int64_t t = begin; t < end; t += kTileTokens<kRows>) {
-      tile(chunk, head, chunk.keys + t, offset, scores + t * kRows);
+    if constexpr (kRows == kBlockHeads) {
+      score_block(chunk, head, offset);
+    } else {
+      float* scores = chunk.weights + head * kRoom;
+      const bool first = head % chunk.p.group == 0;  // of those that read these keys
+      const auto tile = first ? score_tile<kRows, true, T> : score_tile<kRows, false, T>;
+      for (int64_t t = begin; t < end; t += kTileTokens<kRows>) {
+        tile(chunk, head, chunk.keys + t, offset, scores + t * kRows);
+      }
     }
   }
 };
@@ -197,7 +201,7 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
 template <int kTokens>
 struct Values {
   template <int kRows>
-  struct Step {  // of tokens [begin, end), at most kTokens
+  struct Step {  // of tokens [begin, end)
     template <class T>
     static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
                     int64_t end) {
@@ -205,15 +209,20 @@ struct Values {
       const float* weights = chunk.weights + head * kRoom;
       const int64_t offset = kv_head * p.value_stride_head;
       float* acc = chunk.state.acc + head * p.head_dim_v;
-      if (end - begin == kTokens) {
+      if constexpr (kRows == kBlockHeads) {
+        add_values_of_block(chunk, head, offset);
+      } else {
         const bool first = head % p.group == 0;  // of those that read these values
         const auto rows =
             first ? value_rows<kRows, kTokens, true, T> : value_rows<kRows, kTokens, false, T>;
-        return rows(weights + begin * kRows, chunk.values + begin, offset, acc, p.head_dim_v);
-      }
-      for (int64_t t = begin; t < end; ++t) {
-        value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, acc,
-                                    p.head_dim_v);
+        int64_t t = begin;
+        for (; t + kTokens <= end; t += kTokens) {
+          rows(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
+        }
+        for (; t < end; ++t) {
+          value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, acc,
+                                      p.head_dim_v);
+        }
       }
     }
   };

@@ -1,0 +1,251 @@
+// Scores and values of a chunk for 16 query heads of a kv head at a time, which are the lanes of
+// 64-byte vectors: included by kernel.inl for AVX-512. An element of a key or a value is then
+// loaded once for all of them, and no sum crosses lanes. Rows are whole lines of kLine elements.
+//
+// Both phases compute on a tile of tokens in the L1 cache while they put the next one there, line
+// by line between the multiply-adds, one line of each stream in turn. With 16 heads to one kv head
+// a token in bfloat16 takes 94 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 158
+// and 174, of which the multiply-adds are 128.
+
+constexpr int64_t kTile = 32;  // tokens of values
+constexpr int kKeyTile = 16;   // tokens of keys, one vector of sums each
+
+// bfloat16 is multiplied in pairs where there are dot products: a word is two neighbours of a key,
+// or the same element of two tokens' values. Otherwise a word is one element in float32.
+template <class T>
+#if PA_HP_BF16_DOT
+constexpr bool kDots = std::is_same_v<T, BFloat>;
+#else
+constexpr bool kDots = false;
+#endif
+
+// sum += a * b, lane by lane, words as above.
+template <class T>
+[[gnu::always_inline]] inline void add_words(Vec& sum, Vec a, Vec b) {
+#if PA_HP_BF16_DOT
+  if constexpr (kDots<T>) return add_dot(sum, (BitVec)a, (BitVec)b);
+#endif
+  add_product(sum, a, b);
+}
+
+// Writes words of query head `head` where the lane of that head is, [word][head of the block].
+template <class T>
+void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) {
+  const int64_t lane = head % p.group % kBlockHeads;
+  float* to = query + (head - lane) * p.head_dim + lane;
+  const float factor = p.scale * kLog2E;
+  for (int64_t i = 0; i < p.head_dim; i += kLanes) {
+    float words[kLanes];
+    if constexpr (kDots<T>) {
+      std::memcpy(words, row + i, kLanes * sizeof(T));
+    } else {
+      store(words, load(row + i) * factor);
+    }
+    for (int j = 0; j < (kDots<T> ? kLanes / 2 : kLanes); ++j, to += kBlockHeads) *to = words[j];
+  }
+}
+
+// Of a tile's keys this many take their words by a shuffle of four that were loaded at once: what
+// comes as a broadcast from memory leaves too few loads. Cycles for a token's scores in float16
+// and bfloat16: 78 and 39 with none, 68 and 34 with 4; the multiply-adds are 64 and 32.
+constexpr int kShuffled = 4;
+
+inline Vec load_quads(const float* p) {
+#if PA_HP_F16C
+  return (Vec)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
+#else
+  Vec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = p[i % 4];
+  return v;
+#endif
+}
+
+// sums[token] += query word kWord of all heads * that of the token.
+template <int kWord, class T>
+[[gnu::always_inline]] inline void add_column(Vec (&sums)[kKeyTile], const Vec (&quads)[kShuffled],
+                                              const float* query, const float* words) {
+  const Vec heads = load(query + kWord * kBlockHeads);
+#pragma GCC unroll 16
+  for (int t = 0; t < kKeyTile; ++t) {
+    if (t < kShuffled) {
+      constexpr int a = kWord, b = 4 + kWord, c = 8 + kWord, d = 12 + kWord;
+      const Vec& quad = quads[t % kShuffled];
+      add_words<T>(sums[t], heads,
+                   PA_HP_SHUFFLE(quad, quad, a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d));
+    } else {
+      add_words<T>(sums[t], heads, splat(words[t * kLanes + kWord]));
+    }
+  }
+}
+
+// Vector `vector` of words of each stream's key in row `row` of a tile, [vector][token][16 words],
+// from where a stream has its next one on.
+template <class T>
+[[gnu::always_inline]] inline void put_keys(const T* const* keys, int64_t offset, int64_t row,
+                                            int64_t vector, float* tile) {
+  constexpr int kElements = kDots<T> ? 2 * kLanes : kLanes;
+  float* to = tile + (vector * kKeyTile + row * kStreams) * kLanes;
+#pragma GCC unroll 4
+  for (int s = 0; s < kStreams; ++s) {
+    const T* from = keys[row * kStreams + s] + offset + vector * kElements;
+    if constexpr (kDots<T>) {
+      std::memcpy(to + s * kLanes, from, sizeof(Vec));
+    } else {
+      store(to + s * kLanes, load(from));
+    }
+    fetch_ahead(from);
+  }
+}
+
+template <class T>
+[[gnu::noinline]] void score_block(const Chunk<T>& chunk, int64_t head, int64_t offset) {
+  const DecodeParams& p = chunk.p;
+  const int64_t words = p.head_dim / (kDots<T> ? 2 : 1), vectors = words / kLanes;
+  const float factor = kDots<T> ? p.scale * kLog2E : 1.f;
+  float* tile = chunk.tiles;
+  float* next = tile + vectors * kKeyTile * kLanes;
+  for (int64_t row = 0; row < kKeyTile / kStreams; ++row) {
+    for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
+  }
+  float* scores = chunk.weights + head * kRoom;
+  for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
+    const T* const* next_keys = chunk.keys + t + kKeyTile;  // or what find_rows put there
+    const float* query = chunk.scaled + head * p.head_dim;
+    int64_t row = 0, next_vector = 0;
+    // A quarter of a key at a time: sums are no longer so than with the narrowest vectors, which
+    // docs/numerics.md derives its limits for.
+    for (int64_t end = words / 4, word = 0; end <= words; end += words / 4) {
+      Vec sums[kKeyTile] = {};
+      for (; word < end; word += 4, query += 4 * kBlockHeads) {
+        const float* from = tile + word / kLanes * kKeyTile * kLanes + word % kLanes;
+        Vec quads[kShuffled];
+#pragma GCC unroll 4
+        for (int i = 0; i < kShuffled; ++i) quads[i] = load_quads(from + i * kLanes);
+        add_column<0, T>(sums, quads, query, from);
+        add_column<1, T>(sums, quads, query, from);
+        add_column<2, T>(sums, quads, query, from);
+        add_column<3, T>(sums, quads, query, from);
+        put_keys(next_keys, offset, row, next_vector, next);
+        if (++next_vector == vectors) next_vector = 0, ++row;
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kKeyTile; ++i) {
+        float* score = scores + i * kBlockHeads;
+        const Vec before = end == words / 4 ? Vec{} : load(score);
+        store(score, sums[i] * factor + before);
+      }
+    }
+    std::swap(tile, next);
+  }
+}
+
+// Weights of two tokens as bfloat16 pairs. With dot products of pairs they are rounded like that,
+// which a token of 16 heads in float32 would take twice the cycles without.
+[[gnu::always_inline]] inline void store_pairs(Vec even, Vec odd, float* out) {
+#if PA_HP_F16C && PA_HP_BF16_DOT
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  store(out, (Vec)_mm512_permutexvar_epi16(order, halves));
+#else
+  store_pair({even, odd}, reinterpret_cast<BFloat*>(out));
+#endif
+}
+
+// Line `line` of each stream's value in row `row` of a tile, [line][token][kLine], or pairs of two
+// tokens' words; zeros in place of tokens that there are not: infinity times 0 would be NaN.
+template <class T>
+[[gnu::always_inline]] inline void put_values(const T* const* values, int64_t left, int64_t offset,
+                                              int64_t row, int64_t line, T* tile) {
+  T* to = tile + (line * kTile + row * kStreams) * kLine;
+  const int64_t token = row * kStreams;
+  if constexpr (kDots<T>) {
+#pragma GCC unroll 2
+    for (int s = 0; s < kStreams; s += 2) {
+      BitVec a = {}, b = {};
+      if (token + s < left) {
+        a = load_words(values[token + s] + offset + line * kLine);
+        fetch_ahead(values[token + s] + offset + line * kLine);
+      }
+      if (token + s + 1 < left) {
+        b = load_words(values[token + s + 1] + offset + line * kLine);
+        fetch_ahead(values[token + s + 1] + offset + line * kLine);
+      }
+      const BitVec words[2] = {(a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)};
+      std::memcpy(to + s * kLine, words, sizeof words);
+    }
+  } else {
+    typedef char Line __attribute__((vector_size(kLine * sizeof(T))));
+#pragma GCC unroll 4
+    for (int s = 0; s < kStreams; ++s) {
+      Line elements = {};
+      if (token + s < left) {
+        std::memcpy(&elements, values[token + s] + offset + line * kLine, sizeof elements);
+        fetch_ahead(values[token + s] + offset + line * kLine);
+      }
+      std::memcpy(to + s * kLine, &elements, sizeof elements);
+    }
+  }
+}
+
+template <class T>
+[[gnu::noinline]] void add_values_of_block(const Chunk<T>& chunk, int64_t head, int64_t offset) {
+  constexpr int kRows = kBlockHeads / 2;  // with two vectors of each, sums take half the registers
+  constexpr int kTokens = kDots<T> ? 2 : 1;
+  const int64_t head_dim_v = chunk.p.head_dim_v, lines = head_dim_v / kLine;
+  float* weights = chunk.weights + head * kRoom;
+  float* acc = chunk.state.acc + head * head_dim_v;
+  T* tile = reinterpret_cast<T*>(chunk.tiles);
+  T* next = tile + kTile * head_dim_v;
+  for (int64_t t = chunk.tokens; t % kTile != 0; ++t) store(weights + t * kBlockHeads, Vec{});
+  for (int64_t row = 0; row < kTile / kStreams; ++row) {
+    for (int64_t line = 0; line < lines; ++line) {
+      put_values(chunk.values, chunk.tokens, offset, row, line, tile);
+    }
+  }
+  for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
+    for (int i = 0; kDots<T> && i < kTile; i += 2) {
+      store_pairs(load(weights + i * kBlockHeads), load(weights + (i + 1) * kBlockHeads),
+                  weights + i / 2 * kBlockHeads);
+    }
+    const T* const* next_values = chunk.values + t + kTile;
+    const int64_t left = chunk.tokens - t - kTile;
+    int64_t row = 0, next_line = 0;
+    for (int64_t c = 0; c < head_dim_v; c += kLine) {
+      for (int first = 0; first < kBlockHeads; first += kRows) {
+        float* to = acc + first * head_dim_v + c;
+        const float* weight = weights + first;
+        const T* value = tile + c * kTile;
+        Pair sums[kRows];
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          sums[r] = {load(to + r * head_dim_v), load(to + r * head_dim_v + kLanes)};
+        }
+        for (int i = 0; i < kTile; i += 8) {
+#pragma GCC unroll 8
+          for (int j = 0; j < 8; j += kTokens, value += kTokens * kLine, weight += kBlockHeads) {
+            Pair words;
+            if constexpr (kDots<T>) {
+              words = {(Vec)load_words(value), (Vec)load_words(value + kLine)};
+            } else {
+              words = load_pair(value);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+              add_words<T>(sums[r].a, words.a, splat(weight[r]));
+              add_words<T>(sums[r].b, words.b, splat(weight[r]));
+            }
+          }
+          put_values(next_values, left, offset, row, next_line, next);
+          if (++next_line == lines) next_line = 0, ++row;
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          store(to + r * head_dim_v, sums[r].a);
+          store(to + r * head_dim_v + kLanes, sums[r].b);
+        }
+      }
+    }
+    std::swap(tile, next);
+  }
+}
