@@ -47,7 +47,8 @@ void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) 
 
 // Of a tile's keys this many take their words by a shuffle of four that were loaded at once: what
 // comes as a broadcast from memory leaves too few loads. Cycles for a token's scores in float16
-// and bfloat16: 78 and 39 with none, 68 and 34 with 4; the multiply-adds are 64 and 32.
+// and bfloat16: 80 and 41 with 1, 73 and 38 with 4, 80 and 42 with 6; the multiply-adds are 64
+// and 32.
 constexpr int kShuffled = 4;
 
 inline Vec load_quads(const float* p) {
