@@ -7,48 +7,44 @@
 constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
-// From this many query heads to a kv head on arithmetic takes longer than memory does, and sums
-// that are loaded and stored less often are worth more than the order: groups of 8 and 16 are 5 to
-// 8 % faster. With 16 tokens they are slower again.
-constexpr int64_t kWideGroup = 8;
+// From this many query heads to a kv head on sums that are loaded and stored less often are worth
+// more than the order. GB/s of two Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4
+// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67.
+constexpr int64_t kWideGroup = 4;
 constexpr int64_t kWideValueTokens = 8;
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
-// same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. At a page's end it
-// goes astray, which harms nothing: a prefetch does not fault.
+// same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. In wide tiles, of
+// two tokens of each: on two cores 0.82 with 1.25 KiB, 0.81 with 1 KiB, 0.79 with 2 KiB. At a
+// page's end it goes astray, which harms nothing: a prefetch does not fault.
 constexpr int64_t kAheadBytes = 2048;
+constexpr int64_t kWideAheadBytes = 1280;
 
-inline void fetch_ahead(const void* line) {
-  __builtin_prefetch(static_cast<const char*>(line) + kAheadBytes);
+inline void fetch_ahead(const void* line, int64_t bytes = kAheadBytes) {
+  __builtin_prefetch(static_cast<const char*>(line) + bytes);
 }
 
-// Sums of the lanes of neighbours, the first of a in lane 0 of each quarter of 4 lanes.
-[[gnu::always_inline]] inline Vec add_quarters(Vec a, Vec b, Vec c, Vec d) {
-  const Vec ab = PA_HP_SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                 PA_HP_SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  const Vec cd = PA_HP_SHUFFLE(c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                 PA_HP_SHUFFLE(c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  return PA_HP_SHUFFLE(ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-         PA_HP_SHUFFLE(ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-
-[[gnu::always_inline]] inline Vec add_halves(Vec a, Vec b) {
-  return PA_HP_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-         PA_HP_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+// Sums of two lanes kBit apart: of a where that bit of the lane is 0, of b where it is 1.
+template <int kBit, int... I>
+[[gnu::always_inline]] inline Vec fold_lanes(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return PA_HP_SHUFFLE(a, b, (I & kBit ? kLanes + I : I)...) +
+         PA_HP_SHUFFLE(a, b, (I & kBit ? kLanes + (I ^ kBit) : I ^ kBit)...);
 }
 
 // out[i] is the sum of v[i]'s lanes.
 template <int kCount>
 [[gnu::always_inline]] inline void store_sums(const Vec (&v)[kCount], float factor, float* out) {
-  Vec quarters[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const int at = 4 * i % kCount;
-    quarters[i] = add_quarters(v[at], v[at + 1], v[at + 2], v[at + 3]);
+  constexpr auto kEach = std::make_integer_sequence<int, kLanes>{};
+  Vec ones[8], twos[4], fours[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    ones[i] = fold_lanes<1>(v[2 * i % kCount], v[(2 * i + 1) % kCount], kEach);
   }
-  const Vec sums =
-      add_halves(add_halves(quarters[0], quarters[1]), add_halves(quarters[2], quarters[3])) *
-      factor;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) twos[i] = fold_lanes<2>(ones[2 * i], ones[2 * i + 1], kEach);
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) fours[i] = fold_lanes<4>(twos[2 * i], twos[2 * i + 1], kEach);
+  const Vec sums = fold_lanes<8>(fours[0], fours[1], kEach) * factor;
   std::memcpy(out, &sums, kCount * sizeof(float));
 }
 
@@ -131,8 +127,8 @@ template <int kVecs, int... I>
 // columns: pairs, or one at the end of a row.
 template <int kRows, int kVecs, bool kAhead, int kTokens, class T>
 [[gnu::always_inline]] inline void value_tile(const float* weights,
-                                              const T* const (&values)[kTokens], int64_t column,
-                                              float* acc, int64_t head_dim_v) {
+                                              const T* const (&values)[kTokens], int64_t ahead,
+                                              int64_t column, float* acc, int64_t head_dim_v) {
   constexpr int kSums = kRows * kVecs;
   Vec sums[kSums];
 #pragma GCC unroll 16
@@ -151,7 +147,7 @@ template <int kRows, int kVecs, bool kAhead, int kTokens, class T>
         const Pair pair = load_pair(from + c * kLanes);
         value[c] = pair.a;
         value[c + 1] = pair.b;
-        if (kAhead) fetch_ahead(from + c * kLanes);
+        if (kAhead) fetch_ahead(from + c * kLanes, ahead);
       }
     }
     add_weighted(sums, weights + t * kRows, value, std::make_integer_sequence<int, kSums>{});
@@ -165,18 +161,18 @@ template <int kRows, int kVecs, bool kAhead, int kTokens, class T>
 // The same for whole rows.
 template <int kRows, int kTokens, bool kAhead, class T>
 [[gnu::noinline]] void value_rows(const float* weights, const T* const* tokens, int64_t offset,
-                                  float* acc, int64_t head_dim_v) {
+                                  int64_t ahead, float* acc, int64_t head_dim_v) {
   constexpr int kVecs = kRows == 8 ? 2 : kRows == 4 ? 4 : 8;
   const T* values[kTokens];
   for (int t = 0; t < kTokens; ++t) values[t] = tokens[t] + offset;
   int64_t c = 0;
   for (; c + kVecs * kLanes <= head_dim_v; c += kVecs * kLanes) {
-    value_tile<kRows, kVecs, kAhead>(weights, values, c, acc, head_dim_v);
+    value_tile<kRows, kVecs, kAhead>(weights, values, ahead, c, acc, head_dim_v);
   }
   for (; kVecs > 2 && c + 2 * kLanes <= head_dim_v; c += 2 * kLanes) {
-    value_tile<kRows, 2, kAhead>(weights, values, c, acc, head_dim_v);
+    value_tile<kRows, 2, kAhead>(weights, values, ahead, c, acc, head_dim_v);
   }
-  if (c < head_dim_v) value_tile<kRows, 1, kAhead>(weights, values, c, acc, head_dim_v);
+  if (c < head_dim_v) value_tile<kRows, 1, kAhead>(weights, values, ahead, c, acc, head_dim_v);
 }
 
 template <int kRows>
@@ -198,6 +194,22 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
   }
 };
 
+// Bytes from a line of values to the one that is fetched with it: whole kv heads further on, and
+// behind the last one in the next tile.
+template <int kTokens, class T>
+int64_t value_ahead(const Chunk<T>& chunk, int64_t kv_head) {
+  constexpr int64_t kEach = kTokens / kStreams;  // tokens of a stream
+  constexpr int64_t kAhead = kEach == 1 ? kAheadBytes : kWideAheadBytes, kSize = sizeof(T);
+  const DecodeParams& p = chunk.p;
+  const int64_t heads = std::max<int64_t>(1, kAhead / (p.head_dim_v * kSize));
+  int64_t elements = heads * p.value_stride_head;
+  if (kv_head + heads >= chunk.kv_end) {
+    elements += kEach * p.value_stride_token;
+    elements -= (chunk.kv_end - chunk.kv_begin) * p.value_stride_head;
+  }
+  return elements * kSize;
+}
+
 template <int kTokens>
 struct Values {
   template <int kRows>
@@ -215,12 +227,13 @@ struct Values {
         const bool first = head % p.group == 0;  // of those that read these values
         const auto rows =
             first ? value_rows<kRows, kTokens, true, T> : value_rows<kRows, kTokens, false, T>;
+        const int64_t ahead = value_ahead<kTokens>(chunk, kv_head);
         int64_t t = begin;
         for (; t + kTokens <= end; t += kTokens) {
-          rows(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
+          rows(weights + t * kRows, chunk.values + t, offset, ahead, acc, p.head_dim_v);
         }
         for (; t < end; ++t) {
-          value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, acc,
+          value_rows<kRows, 1, false>(weights + t * kRows, chunk.values + t, offset, 0, acc,
                                       p.head_dim_v);
         }
       }
