@@ -94,7 +94,7 @@ template <class T>
     } else {
       store(to + s * kLanes, load(from));
     }
-    fetch_ahead(from);
+    fetch_ahead(from, kWideAheadBytes);
   }
 }
 
@@ -166,11 +166,11 @@ template <class T>
       BitVec a = {}, b = {};
       if (token + s < left) {
         a = load_words(values[token + s] + offset + line * kLine);
-        fetch_ahead(values[token + s] + offset + line * kLine);
+        fetch_ahead(values[token + s] + offset + line * kLine, kWideAheadBytes);
       }
       if (token + s + 1 < left) {
         b = load_words(values[token + s + 1] + offset + line * kLine);
-        fetch_ahead(values[token + s + 1] + offset + line * kLine);
+        fetch_ahead(values[token + s + 1] + offset + line * kLine, kWideAheadBytes);
       }
       const BitVec words[2] = {(a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)};
       std::memcpy(to + s * kLine, words, sizeof words);
@@ -182,7 +182,7 @@ template <class T>
       Line elements = {};
       if (token + s < left) {
         std::memcpy(&elements, values[token + s] + offset + line * kLine, sizeof elements);
-        fetch_ahead(values[token + s] + offset + line * kLine);
+        fetch_ahead(values[token + s] + offset + line * kLine, kWideAheadBytes);
       }
       std::memcpy(to + s * kLine, &elements, sizeof elements);
     }
