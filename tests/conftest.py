@@ -16,6 +16,7 @@ import pa_hp
 import pytest
 import torch
 from pa_hp import build
+from pa_hp.kernels.sim import toolchain
 
 # The root of the repository is the package, so pytest takes it for a test package and imports it
 # under the directory's name: a second pa_hp in the process, which would fight over torch.ops.pa_hp.
@@ -62,6 +63,15 @@ def compile_library(tmp_path_factory):
         return ctypes.CDLL(str(library))
 
     return compile_and_load
+
+
+@pytest.fixture(scope="session")
+def clang():
+    """The compiler of strict builds."""
+    try:
+        return toolchain.clang()
+    except pa_hp.BuildError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -2,20 +2,11 @@
 
 import subprocess
 
-import pa_hp
 import pytest
 from pa_hp.kernels.sim import toolchain
 from pa_hp.ops import simulate
 
 KERNEL = simulate._SOURCE
-
-
-@pytest.fixture(scope="module")
-def clang():
-    try:
-        return toolchain.clang()
-    except pa_hp.BuildError as error:
-        pytest.skip(str(error))
 
 
 def compile_half(clang, half, *more):

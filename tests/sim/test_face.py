@@ -15,19 +15,13 @@ from pa_hp.kernels.sim import toolchain
 HERE = Path(__file__).parent
 
 
-def has_clang():
-    try:
-        return bool(toolchain.clang())
-    except pa_hp.BuildError:
-        return False
+@pytest.fixture
+def strict_builds(clang):
+    if platform.machine() != "x86_64":
+        pytest.skip("strict builds are for x86-64")
 
 
-needs_clang = pytest.mark.skipif(
-    platform.machine() != "x86_64" or not has_clang(), reason="needs clang++ on x86-64"
-)
-
-
-@needs_clang
+@pytest.mark.usefixtures("strict_builds")
 def test_plain_dereference_of_ub_reaches_the_running_core():
     kernel = sim.Kernel(HERE / "strict.cce", "run", cores="aiv", strict=True)
     x, y = torch.full((8,), 5.0), torch.zeros(3 * 8)
@@ -35,7 +29,7 @@ def test_plain_dereference_of_ub_reaches_the_running_core():
     assert y.view(3, 8)[:, :2].tolist() == [[5, 5], [5, 7], [5, 9]]
 
 
-@needs_clang
+@pytest.mark.usefixtures("strict_builds")
 def test_mixing_memories_does_not_compile():
     with pytest.raises(
         pa_hp.BuildError, match="no matching function for call to 'copy_ubuf_to_gm'"
@@ -43,16 +37,15 @@ def test_mixing_memories_does_not_compile():
         sim.Kernel(HERE / "strict.cce", "run", cores="aiv", strict=True, defines=["MIXED_UP"])
 
 
-@needs_clang
+@pytest.mark.usefixtures("strict_builds")
 @pytest.mark.parametrize("name, cores", [("axpy", "aiv"), ("matmul", "aic"), ("score_exp", "mix")])
-def test_teaching_kernels_build_strictly_without_a_warning(name, cores):
+def test_teaching_kernels_build_strictly_without_a_warning(name, cores, clang):
     source = HERE / "kernels" / f"{name}.cce"
     assert sim.Kernel(source, name, cores=cores, strict=True, defines=[]).signature
-    cxx = toolchain.clang()
     flags = ["-x", "c++", "-std=c++17", "-Wall", "-Werror", "-fsyntax-only"]
     flags += ["-DPA_SIM_STRICT=1", f"-I{toolchain.INCLUDE}", "-include", "cce.h"]
     for half in {"aiv": ["vector"], "aic": ["cube"], "mix": ["cube", "vector"]}[cores]:
-        command = [cxx, *flags, f"-D{toolchain.HALVES[half]}=1", str(source)]
+        command = [clang, *flags, f"-D{toolchain.HALVES[half]}=1", str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

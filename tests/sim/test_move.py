@@ -311,7 +311,7 @@ RIGHT = [
 ]
 
 
-def compiles(statements, tmp_path):
+def compiles(clang, statements, tmp_path):
     source = tmp_path / "probe.cpp"
     source.write_text(
         "void probe(__gm__ uint8_t* x, __gm__ float* f, __ubuf__ float* ub, __cbuf__ uint8_t* l1,\n"
@@ -323,12 +323,12 @@ def compiles(statements, tmp_path):
 
     def one(i):
         include = Path(sim.__file__).parent / "include"
-        command = ["clang++-19", "-std=c++17", "-fsyntax-only", "-DPA_SIM_STRICT", f"-DCASE_{i}"]
+        command = [clang, "-std=c++17", "-fsyntax-only", "-DPA_SIM_STRICT", f"-DCASE_{i}"]
         command += [f"-I{include}", "-include", "cce.h", str(source)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     return [one(i) for i in range(len(statements))]
 
 
-def test_only_the_right_types_compile(tmp_path):
-    assert compiles(RIGHT + WRONG, tmp_path) == [True] * len(RIGHT) + [False] * len(WRONG)
+def test_only_the_right_types_compile(clang, tmp_path):
+    assert compiles(clang, RIGHT + WRONG, tmp_path) == [True] * len(RIGHT) + [False] * len(WRONG)

@@ -870,9 +870,10 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("compiler", [["g++"], ["clang++-19", "-DPA_SIM_STRICT"]])
-def test_types(tmp_path, compiler):
+@pytest.mark.parametrize("strict", [False, True], ids=["plain", "strict"])
+def test_types(tmp_path, strict, request):
     """Wrong types or orders do not compile; the right ones do, without a warning."""
+    compiler = [request.getfixturevalue("clang"), "-DPA_SIM_STRICT"] if strict else ["g++"]
     common = ["-std=c++17", "-fsyntax-only", f"-I{Path(sim.__file__).parent / 'include'}"]
     common += ["-include", "cce.h"]
 
