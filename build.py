@@ -63,6 +63,7 @@ TARGETS = {
         "kernels/cpu/isa_avx2.cpp",
         "kernels/cpu/isa_avx512.cpp",
         "kernels/cpu/isa_avx512_bf16.cpp",
+        "kernels/cpu/isa_amx_bf16.cpp",
         "kernels/cpu/isa_neon_bf16.cpp",
     ],
     "bench": ["bench/read_pages.cpp"],

@@ -62,7 +62,8 @@ def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None
     group = query.size(1) // value_cache.size(2)
     whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0
     wide = query.dtype == torch.bfloat16 and group >= 16 and whole
-    return torch.bfloat16 if wide and (isa or build.cpu_isa()) == "avx512_bf16" else torch.float32
+    dots = (isa or build.cpu_isa()) in ("avx512_bf16", "amx_bf16")
+    return torch.bfloat16 if wide and dots else torch.float32
 
 
 def out_limits(

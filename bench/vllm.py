@@ -56,7 +56,7 @@ def prepare(
     batch, heads, head_dim = query.shape
     layers, num_blocks, block_size, kv_heads, _ = key_caches.shape
     isa = variant(query.dtype, block_size, head_dim)
-    if isa == "amx":  # NOTE: not tried on such a machine
+    if isa == "amx":
         torch.cpu._init_amx()  # the system has to allow the tiles
     slots = torch.arange(num_blocks * block_size)
     caches = []

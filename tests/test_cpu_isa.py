@@ -24,6 +24,8 @@ SOME_CASES += [
 ]
 # AVX-512's vectors are 16 floats; other head_dims are AVX2's.
 WHOLE = [case for case in SOME_CASES if case.head_dim % 16 == case.value_dim % 16 == 0]
+# What AMX computes: blocks of 16 query heads in bfloat16.
+WIDE = [case for case in WHOLE if case.heads >= 16 * case.kv_heads and case.dtype == torch.bfloat16]
 
 
 def compile_decode(tmp_path_factory, compiler, *sources_and_flags):
@@ -35,8 +37,14 @@ def compile_decode(tmp_path_factory, compiler, *sources_and_flags):
 
 
 @pytest.fixture(scope="module")
-def lowered(tmp_path_factory):
+def avx512(tmp_path_factory):
     return [compile_decode(tmp_path_factory, build.compiler(), "-DPA_HP_LOWERED=1")]
+
+
+@pytest.fixture(scope="module")
+def amx(tmp_path_factory):
+    flags = ["-DPA_HP_LOWERED=1", "-DPA_HP_AMX=1"]
+    return [compile_decode(tmp_path_factory, build.compiler(), *flags)]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +87,13 @@ def check(command, case, tmp_path, isa="baseline", lowered_isa=None):
 
 
 @pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.id)
-def test_avx512_lowered(case, lowered, tmp_path):
-    check(lowered, case, tmp_path, lowered_isa="avx512_bf16")
+def test_avx512_lowered(case, avx512, tmp_path):
+    check(avx512, case, tmp_path, lowered_isa="avx512_bf16")
+
+
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: case.id)
+def test_amx_lowered(case, amx, tmp_path):
+    check(amx, case, tmp_path, lowered_isa="amx_bf16")
 
 
 @pytest.mark.parametrize("isa", ["baseline", "neon_bf16"])

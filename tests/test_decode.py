@@ -5,6 +5,7 @@ import os
 import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pa_hp
 import pytest
@@ -12,6 +13,7 @@ import torch
 from pa_hp.bench.cases import CASES, DTYPES, DecodeCase, Inputs, lay_out, live_slots, make, named
 from pa_hp.bench.checks import bits, check_against_peer, check_lse, check_out
 
+ROOT = Path(__file__).parent.parent
 decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_lse
 
 # Ragged enough that shares end inside sequences and between the kv heads of one chunk, large enough
@@ -253,7 +255,9 @@ def test_after_fork(python):
 
 
 @pytest.mark.skipif("PA_HP_CPU_ISA" in os.environ, reason="this is that run")
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512", "avx512_bf16", "neon_bf16"])
+@pytest.mark.parametrize(
+    "name", ["baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon_bf16"]
+)
 def test_other_instruction_sets(name, python):
     """What depends on the instruction set, again with every one that this machine has."""
     if name == pa_hp.build.cpu_isa():
@@ -272,6 +276,20 @@ def test_other_instruction_sets(name, python):
         PA_HP_CPU_ISA=name,
     )
     assert int(re.search(r"(\d+) passed", result.stdout)[1]) > len(CASES)
+
+
+def test_amx_shapes_of_the_caller_stay(compile_library, set_threads):
+    """Others compute with these registers too, and set their shapes once for many products."""
+    if pa_hp.build.cpu_isa() != "amx_bf16":
+        pytest.skip("this machine has no AMX, or PA_HP_CPU_ISA says otherwise")
+    tiles = compile_library(ROOT / "tests/cpu/tile_shapes.cpp")
+    inputs = make(named("group_16", torch.bfloat16))
+    set_threads(1)
+    decode(*inputs)
+    assert tiles.rows() == 0
+    tiles.set_shapes(5)
+    decode(*inputs)
+    assert tiles.rows() == 5
 
 
 def test_unknown_instruction_set_is_an_error(python):
@@ -294,7 +312,7 @@ def test_unknown_instruction_set_is_an_error(python):
     )
     message = (
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine "
-        "(baseline, avx2, avx512, avx512_bf16, neon_bf16), got mmx"
+        "(baseline, avx2, avx512, avx512_bf16, amx_bf16, neon_bf16), got mmx"
     )
     asked = (
         "pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this machine, got 'mmx'; "

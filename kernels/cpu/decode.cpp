@@ -13,6 +13,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -34,6 +38,20 @@ bool has_f16c() {
 }
 #endif
 
+#if defined(__x86_64__) && defined(__linux__)
+// AMX, whose registers Linux lets a process use that has asked for them.
+bool has_amx_bf16() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID leaf 7, edx
+  constexpr long kAskPermission = 0x1023,
+                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 &&
+         (edx & kTile) != 0 && syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
+}
+#else
+bool has_amx_bf16() { return false; }
+#endif
+
 struct Isa {
   const char* name;
   const Kernels* kernels;
@@ -48,8 +66,11 @@ Isa choose_isa() {
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
                           __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (has_avx512 && __builtin_cpu_supports("avx512bf16") &&
-      (any || std::strcmp(wanted, "avx512_bf16") == 0)) {
+  const bool has_avx512_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  if (has_avx512_bf16 && (any || std::strcmp(wanted, "amx_bf16") == 0) && has_amx_bf16()) {
+    return {"amx_bf16", &amx_bf16::kernels};
+  }
+  if (has_avx512_bf16 && (any || std::strcmp(wanted, "avx512_bf16") == 0)) {
     return {"avx512_bf16", &avx512_bf16::kernels};
   }
   if (has_avx512 && (any || std::strcmp(wanted, "avx512") == 0)) {
@@ -64,7 +85,7 @@ Isa choose_isa() {
   if (any || std::strcmp(wanted, "baseline") == 0) return {"baseline", &baseline::kernels};
   throw std::runtime_error(
       std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
-                  "machine (baseline, avx2, avx512, avx512_bf16, neon_bf16), got ") +
+                  "machine (baseline, avx2, avx512, avx512_bf16, amx_bf16, neon_bf16), got ") +
       wanted);
 }
 
@@ -77,7 +98,8 @@ const Isa& isa() {
 const Kernels& kernels_for(const DecodeParams& p) {
 #if defined(__x86_64__)
   const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0;
-  const bool wide = isa().kernels == &avx512::kernels || isa().kernels == &avx512_bf16::kernels;
+  const Kernels* chosen = isa().kernels;
+  const bool wide = chosen != &avx2::kernels && chosen != &baseline::kernels;
   if (wide && !whole) return avx2::kernels;
 #endif
   return *isa().kernels;

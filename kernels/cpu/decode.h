@@ -25,9 +25,9 @@ constexpr int64_t kSpanChunks = 8;
 // Attends every row. All arguments have been checked; lengths and block ids are in range.
 void run_decode(const DecodeParams& params, const Threads& threads);
 
-// Name of the instruction set that run_decode uses: "avx512_bf16", "avx512", "avx2", "neon_bf16" or
-// "baseline". PA_HP_CPU_ISA, read once, chooses one by name; throws std::runtime_error if this
-// machine cannot run it.
+// Name of the instruction set that run_decode uses: "amx_bf16", "avx512_bf16", "avx512", "avx2",
+// "neon_bf16" or "baseline". PA_HP_CPU_ISA, read once, chooses one by name; throws
+// std::runtime_error if this machine cannot run it.
 const char* isa_name();
 
 }  // namespace pa_hp::cpu

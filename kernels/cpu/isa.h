@@ -59,6 +59,9 @@ extern const Kernels kernels;
 namespace avx512_bf16 {  // likewise
 extern const Kernels kernels;
 }
+namespace amx_bf16 {  // likewise
+extern const Kernels kernels;
+}
 #elif defined(__aarch64__) && defined(__linux__)
 namespace neon_bf16 {
 extern const Kernels kernels;

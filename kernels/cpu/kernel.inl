@@ -307,6 +307,9 @@ constexpr int kStreams = 4;
 #if PA_HP_VECTOR_BYTES == 64
 #include "tiles_512.inl"
 #include "tiles_512_heads.inl"
+#if PA_HP_AMX
+#include "tiles_amx.inl"
+#endif
 #else
 #include "tiles.inl"
 #endif
@@ -413,6 +416,9 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        weights,
                        weights + p.heads * kRoom};
   const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
+#if PA_HP_AMX
+  const TileRegisters registers(std::is_same_v<T, BFloat> && in_block(p, 0));
+#endif
   for (int64_t t = 0; t < tokens; t += step) {
     each_head<ScoreStep>(chunk, t, std::min(t + step, tokens));
   }

@@ -142,14 +142,16 @@ template <class T>
 
 // Weights of two tokens as bfloat16 pairs. With dot products of pairs they are rounded like that,
 // which a token of 16 heads in float32 would take twice the cycles without.
-[[gnu::always_inline]] inline void store_pairs(Vec even, Vec odd, float* out) {
+[[gnu::always_inline]] inline Vec weight_pairs(Vec even, Vec odd) {
 #if PA_HP_F16C && PA_HP_BF16_DOT
   const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  store(out, (Vec)_mm512_permutexvar_epi16(order, halves));
+  return (Vec)_mm512_permutexvar_epi16(order, halves);
 #else
-  store_pair({even, odd}, reinterpret_cast<BFloat*>(out));
+  BFloat words[2 * kLanes];
+  store_pair({even, odd}, words);
+  return (Vec)load_words(words);
 #endif
 }
 
@@ -206,8 +208,8 @@ template <class T>
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
     for (int i = 0; kDots<T> && i < kTile; i += 2) {
-      store_pairs(load(weights + i * kBlockHeads), load(weights + (i + 1) * kBlockHeads),
-                  weights + i / 2 * kBlockHeads);
+      store(weights + i / 2 * kBlockHeads,
+            weight_pairs(load(weights + i * kBlockHeads), load(weights + (i + 1) * kBlockHeads)));
     }
     const T* const* next_values = chunk.values + t + kTile;
     const int64_t left = chunk.tokens - t - kTile;

@@ -14,5 +14,8 @@ const Kernels kernels{};
 namespace avx512_bf16 {
 const Kernels kernels{};
 }
+namespace amx_bf16 {
+const Kernels kernels{};
+}
 }  // namespace pa_hp::cpu
 #endif

@@ -1,6 +1,6 @@
 // run_decode from a file to a file, for instruction sets that this machine lacks: built for another
 // machine and run by an emulator, or, with PA_HP_LOWERED, with AVX-512's vectors and bfloat16 dot
-// products spelled out in what the compiler has.
+// products, and with PA_HP_AMX its tiles, spelled out in what the compiler has.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
