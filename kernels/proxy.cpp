@@ -29,6 +29,7 @@ const Backend& loaded() {
 
 struct Proxy {
   static constexpr check::Limits limits = check::kNpuLimits;
+  static constexpr auto key = c10::DispatchKey::PrivateUse1;
   static void accept(const check::Checker& check, const char* name, const at::Tensor& tensor) {
     loaded().accept(check, name, tensor);
   }

@@ -27,6 +27,7 @@ void run_on_torch_threads(void (*body)(void*, int64_t), void* data, int64_t n) {
 
 struct Backend {
   static constexpr check::Limits limits = check::kCpuLimits;
+  static constexpr auto key = c10::DispatchKey::CPU;
   static void accept(const check::Checker&, const char*, const Tensor&) {}
   static void run(const check::Checker& check, const DecodeParams& params, const Tensor&) {
     check.values(params);
