@@ -154,9 +154,16 @@ def _shapes() -> list[DecodeCase]:
     for group, kv_heads in ((1, 7), (2, 3), (4, 2), (5, 1), (7, 3), (8, 2), (16, 1), (64, 1)):
         heads = group * kv_heads
         shapes.append(case(f"group_{group}", (33, 300), heads=heads, kv_heads=kv_heads))
-    # Blocks of 16 query heads, and what is left of a group.
+    # Blocks of 16 and 8 query heads, and what is left of a group.
     edges = (0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 257, 289)
-    for heads, kv_heads, dim, dim_v in ((32, 1, 128, 128), (36, 2, 64, 96), (96, 3, 192, 32)):
+    for heads, kv_heads, dim, dim_v in (
+        (32, 1, 128, 128),
+        (36, 2, 64, 96),
+        (96, 3, 192, 32),
+        (36, 3, 128, 96),
+        (24, 1, 32, 64),
+        (16, 1, 576, 512),
+    ):
         name = f"group_{heads // kv_heads}_edges"
         shapes.append(
             case(name, edges, heads=heads, kv_heads=kv_heads, head_dim=dim, head_dim_v=dim_v)

@@ -56,14 +56,14 @@ def weights_error(dtype: torch.dtype, length: int, score_std: float) -> float:
 def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None) -> torch.dtype:
     """What the CPU kernel for `isa` (this machine's) rounds its softmax weights to.
 
-    Weights meet the values as bfloat16 pairs where kernels/cpu/tiles_512_heads.inl has dot products
-    of them: 16 query heads or more to a kv head, and rows of whole lines.
+    Weights meet the values as bfloat16 pairs in blocks of 16 query heads of a kv head, with AMX of
+    8 as well, where rows are whole lines: kernels/cpu/tiles_512_heads.inl and tiles_amx.inl.
     """
     group = query.size(1) // value_cache.size(2)
     whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0
-    wide = query.dtype == torch.bfloat16 and group >= 16 and whole
-    dots = (isa or build.cpu_isa()) in ("avx512_bf16", "amx_bf16")
-    return torch.bfloat16 if wide and dots else torch.float32
+    block = {"avx512_bf16": 16, "amx_bf16": 8}.get(isa or build.cpu_isa())
+    wide = block is not None and group >= block
+    return query.dtype if query.dtype == torch.bfloat16 and wide and whole else torch.float32
 
 
 def out_limits(

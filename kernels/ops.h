@@ -3,7 +3,6 @@
 
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_ops.h>
 #include <torch/library.h>
 
@@ -52,7 +51,7 @@ struct Ops {
     const check::Checker check{"decode_lse"};
     check.inputs(query, key_cache, value_cache, block_table, seq_lens, scale, Backend::limits);
     Tensor out = empty_out(query, value_cache);
-    Tensor lse = at::empty({query.size(0), query.size(1)}, query.options().dtype(at::kFloat));
+    Tensor lse = empty(query, {query.size(0), query.size(1)}, at::kFloat);
     run(check, query, key_cache, value_cache, block_table, seq_lens, scale, out,
         lse.mutable_data_ptr<float>());
     return {out, lse};
@@ -66,11 +65,14 @@ struct Ops {
 
  private:
   static Tensor empty_out(const Tensor& query, const Tensor& value_cache) {
-    // Straight to the backend: to find it anew takes 3 % of a call on the NPU.
-    const c10::SymInt sizes[] = {query.size(0), query.size(1), value_cache.size(3)};
-    return at::_ops::empty_memory_format::redispatch(c10::DispatchKeySet(Backend::key), sizes,
-                                                     query.scalar_type(), query.layout(),
-                                                     query.device(), false, std::nullopt);
+    return empty(query, {query.size(0), query.size(1), value_cache.size(3)}, query.scalar_type());
+  }
+
+  // Straight from the backend: to find it anew takes 3 % of a call on the NPU.
+  static Tensor empty(const Tensor& query, at::IntArrayRef sizes, at::ScalarType dtype) {
+    return at::_ops::empty_memory_format::redispatch(
+        c10::DispatchKeySet(Backend::key), c10::fromIntArrayRefSlow(sizes), dtype, query.layout(),
+        query.device(), false, std::nullopt);
   }
 
   static void run(const check::Checker& check, const Tensor& query, const Tensor& key_cache,

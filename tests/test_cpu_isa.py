@@ -24,8 +24,14 @@ SOME_CASES += [
 ]
 # AVX-512's vectors are 16 floats; other head_dims are AVX2's.
 WHOLE = [case for case in SOME_CASES if case.head_dim % 16 == case.value_dim % 16 == 0]
-# What AMX computes: blocks of 16 query heads in bfloat16.
-WIDE = [case for case in WHOLE if case.heads >= 16 * case.kv_heads and case.dtype == torch.bfloat16]
+# What AMX computes: blocks of 16 and 8 query heads in bfloat16, rows of whole lines.
+WIDE = [
+    case
+    for case in WHOLE
+    if case.dtype == torch.bfloat16
+    and case.heads >= 8 * case.kv_heads
+    and case.head_dim % 32 == case.value_dim % 32 == 0
+]
 
 
 def compile_decode(tmp_path_factory, compiler, *sources_and_flags):

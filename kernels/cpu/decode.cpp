@@ -38,18 +38,20 @@ bool has_f16c() {
 }
 #endif
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 // AMX, whose registers Linux lets a process use that has asked for them.
 bool has_amx_bf16() {
+#if defined(__linux__)
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID leaf 7, edx
   constexpr long kAskPermission = 0x1023,
                  kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 &&
          (edx & kTile) != 0 && syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
-}
 #else
-bool has_amx_bf16() { return false; }
+  return false;
+#endif
+}
 #endif
 
 struct Isa {

@@ -38,11 +38,13 @@ struct Kernels {
 // them, a tile more included.
 constexpr int64_t kRoom = kChunkTokens + 32;
 
-// Pointers to keys and values, scores of all heads, and for wide groups two tiles of up to 32
-// tokens' keys or values.
+// Pointers to keys and values, scores of all heads, and tiles of keys or values: for wide groups
+// two of up to 32 tokens, and with AMX one of 32 tokens in bfloat16 for every kv head.
 inline int64_t scratch_floats(const DecodeParams& params) {
+  const int64_t wide = params.group >= 16 ? 2 * 32 : 0;
+  const int64_t each = params.group >= 8 && params.dtype == DType::kBFloat16 ? 32 / 2 : 0;
   const int64_t tiles =
-      params.group < 16 ? 0 : 2 * 32 * std::max(params.head_dim, params.head_dim_v);
+      std::max(wide, each * params.kv_heads) * std::max(params.head_dim, params.head_dim_v);
   return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + params.heads) + tiles;
 }
 

@@ -1,7 +1,8 @@
 // The attention arithmetic, written once on compiler vectors and included once per instruction set.
 // The includer defines PA_HP_ISA (namespace) and PA_HP_VECTOR_BYTES, PA_HP_F16C where the target
 // converts fp16 in hardware, and PA_HP_BF16_DOT where it has dot products of bfloat16 pairs (on Arm
-// PA_HP_BFDOT as well). No lambdas here: they would not inherit the includer's target.
+// PA_HP_BFDOT as well), and PA_HP_AMX where it has tile registers. No lambdas here: they would not
+// inherit the includer's target.
 
 namespace pa_hp::cpu {
 namespace PA_HP_ISA {
@@ -279,14 +280,25 @@ struct Chunk {
   float* tiles;    // two of keys or values
 };
 
-// Whether `head` is in a block of query heads of one kv head that are the lanes of a vector, of
-// which a group has as many as fit; rows are whole lines.
+// The query heads of a kv head that are the lanes of vectors together with `head`, 0 if there are
+// none: blocks of kBlockHeads, as many as fit, and with AMX one of 8 of what is left. Rows are
+// whole lines.
 constexpr int kBlockHeads = 16;
 constexpr int kLine = 2 * kLanes;
 
+inline int block_rows(const DecodeParams& p, int64_t head) {
+  if (kLanes != kBlockHeads || p.head_dim % kLine != 0 || p.head_dim_v % kLine != 0) return 0;
+  const int64_t place = head % p.group;
+  if (place < p.group / kBlockHeads * kBlockHeads) return kBlockHeads;
+#if PA_HP_AMX
+  const bool eight = p.group % kBlockHeads >= 8 && place % kBlockHeads < 8;
+  if (p.dtype == DType::kBFloat16 && eight) return 8;
+#endif
+  return 0;
+}
+
 inline bool in_block(const DecodeParams& p, int64_t head) {
-  return kLanes == kBlockHeads && head % p.group < p.group / kBlockHeads * kBlockHeads &&
-         p.head_dim % kLine == 0 && p.head_dim_v % kLine == 0;
+  return block_rows(p, head) == kBlockHeads;
 }
 
 template <int kRows>
@@ -307,9 +319,6 @@ constexpr int kStreams = 4;
 #if PA_HP_VECTOR_BYTES == 64
 #include "tiles_512.inl"
 #include "tiles_512_heads.inl"
-#if PA_HP_AMX
-#include "tiles_amx.inl"
-#endif
 #else
 #include "tiles.inl"
 #endif
@@ -320,7 +329,7 @@ void load_query(const DecodeParams& p, int64_t seq, float* query) {
   for (int64_t head = 0; head < p.heads; ++head) {
     const T* row =
         static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
-    if (in_block(p, head)) {
+    if (block_rows(p, head) > 0) {
       if constexpr (kLanes == 16) load_lane(p, head, row, query);
       continue;
     }
@@ -363,6 +372,10 @@ void add_values(const Chunk<T>& chunk, int64_t step) {
     each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + step, chunk.tokens));
   }
 }
+
+#if PA_HP_AMX
+#include "tiles_amx.inl"
+#endif
 
 // Keys and values of tokens [begin, end) at kv head 0, one of each stream in turn; behind them the
 // last one's again, so that a whole tile may be read.
@@ -415,16 +428,18 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        state,
                        weights,
                        weights + p.heads * kRoom};
-  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
+  std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
+            state.acc + kv_end * p.group * p.head_dim_v, 0.f);
 #if PA_HP_AMX
-  const TileRegisters registers(std::is_same_v<T, BFloat> && in_block(p, 0));
+  if constexpr (kDots<T>) {
+    if (block_rows(p, 0) > 0) return attend_by_tiles(chunk);
+  }
 #endif
+  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
   for (int64_t t = 0; t < tokens; t += step) {
     each_head<ScoreStep>(chunk, t, std::min(t + step, tokens));
   }
   each_head<SoftmaxStep>(chunk, 0, tokens);
-  std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
-            state.acc + kv_end * p.group * p.head_dim_v, 0.f);
   if (p.group < kWideGroup) {
     add_values<kValueTokens>(chunk, kValueTokens);
   } else {

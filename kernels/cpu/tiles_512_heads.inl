@@ -31,7 +31,7 @@ template <class T>
 // Writes words of query head `head` where the lane of that head is, [word][head of the block].
 template <class T>
 void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) {
-  const int64_t lane = head % p.group % kBlockHeads;
+  const int64_t rows = block_rows(p, head), lane = head % p.group % rows;
   float* to = query + (head - lane) * p.head_dim + lane;
   const float factor = p.scale * kLog2E;
   for (int64_t i = 0; i < p.head_dim; i += kLanes) {
@@ -41,7 +41,7 @@ void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) 
     } else {
       store(words, load(row + i) * factor);
     }
-    for (int j = 0; j < (kDots<T> ? kLanes / 2 : kLanes); ++j, to += kBlockHeads) *to = words[j];
+    for (int j = 0; j < (kDots<T> ? kLanes / 2 : kLanes); ++j, to += rows) *to = words[j];
   }
 }
 
@@ -140,19 +140,33 @@ template <class T>
   }
 }
 
-// Weights of two tokens as bfloat16 pairs. With dot products of pairs they are rounded like that,
-// which a token of 16 heads in float32 would take twice the cycles without.
-[[gnu::always_inline]] inline Vec weight_pairs(Vec even, Vec odd) {
+// Weights of 32 / kRows tokens, [token][head], as bfloat16 numbers [head][token]. With dot products
+// of pairs they are rounded like that, which a token of 16 heads in float32 would take twice the
+// cycles without.
+template <int kRows, int... I>
+[[gnu::always_inline]] inline Vec narrow_weights(Vec first, Vec second,
+                                                 std::integer_sequence<int, I...>) {
+  typedef uint16_t Words __attribute__((vector_size(PA_HP_VECTOR_BYTES)));
 #if PA_HP_F16C && PA_HP_BF16_DOT
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return (Vec)_mm512_permutexvar_epi16(order, halves);
+  const Words words = (Words)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
 #else
-  BFloat words[2 * kLanes];
-  store_pair({even, odd}, words);
-  return (Vec)load_words(words);
+  BFloat each[2 * kLanes];
+  for (int i = 0; i < kLanes; ++i) narrow(first[i], each + i);
+  for (int i = 0; i < kLanes; ++i) narrow(second[i], each + kLanes + i);
+  Words words;
+  std::memcpy(&words, each, sizeof words);
 #endif
+  constexpr int kTokens = kLine / kRows;
+#if defined(__clang__)
+  return (Vec)__builtin_shufflevector(words, words, (I % kTokens * kRows + I / kTokens)...);
+#else
+  return (Vec)__builtin_shuffle(words, Words{(I % kTokens * kRows + I / kTokens)...});
+#endif
+}
+
+template <int kRows>
+[[gnu::always_inline]] inline Vec narrow_weights(Vec first, Vec second) {
+  return narrow_weights<kRows>(first, second, std::make_integer_sequence<int, kLine>{});
 }
 
 // Line `line` of each stream's value in row `row` of a tile, [line][token][kLine], or pairs of two
@@ -208,8 +222,8 @@ template <class T>
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
     for (int i = 0; kDots<T> && i < kTile; i += 2) {
-      store(weights + i / 2 * kBlockHeads,
-            weight_pairs(load(weights + i * kBlockHeads), load(weights + (i + 1) * kBlockHeads)));
+      const Vec even = load(weights + i * kBlockHeads), odd = load(weights + (i + 1) * kBlockHeads);
+      store(weights + i / 2 * kBlockHeads, narrow_weights<kBlockHeads>(even, odd));
     }
     const T* const* next_values = chunk.values + t + kTile;
     const int64_t left = chunk.tokens - t - kTile;
