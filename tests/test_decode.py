@@ -292,6 +292,31 @@ def test_amx_shapes_of_the_caller_stay(compile_library, set_threads):
     assert tiles.rows() == 5
 
 
+def test_amx_is_refused_beside_a_small_signal_stack(python):
+    if pa_hp.build.cpu_isa() != "amx_bf16":
+        pytest.skip("this machine has no AMX, or PA_HP_CPU_ISA says otherwise")
+    text = """
+        import ctypes
+        import pa_hp
+        from pa_hp.bench.cases import make, named
+
+        class Stack(ctypes.Structure):
+            _fields_ = [("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+        room = ctypes.create_string_buffer(8192)
+        stack = Stack(ctypes.addressof(room), 0, 8192)
+        assert ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0
+        try:
+            pa_hp.decode(*make(named("one_token")))
+            print(pa_hp.build.cpu_isa())
+        except RuntimeError as error:
+            print(error)
+        """
+    assert python("-c", text).stdout.split() == ["avx512_bf16"]
+    refused = python("-c", text, PA_HP_CPU_ISA="amx_bf16").stdout
+    assert "got amx_bf16; where the machine has AMX, no thread may have an alternate" in refused
+
+
 def test_unknown_instruction_set_is_an_error(python):
     result = python(
         "-c",

@@ -39,7 +39,8 @@ bool has_f16c() {
 #endif
 
 #if defined(__x86_64__)
-// AMX, whose registers Linux lets a process use that has asked for them.
+// AMX, whose registers Linux lets a process use that has asked for them. It refuses while the
+// alternate signal stack of a thread is too small for them (arch/x86/kernel/fpu/xstate.c).
 bool has_amx_bf16() {
 #if defined(__linux__)
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID leaf 7, edx
@@ -53,6 +54,10 @@ bool has_amx_bf16() {
 #endif
 }
 #endif
+
+constexpr const char* kAmxRefused =
+    "; where the machine has AMX, no thread may have an alternate signal stack that is too small "
+    "for its registers (sigaltstack)";
 
 struct Isa {
   const char* name;
@@ -88,7 +93,7 @@ Isa choose_isa() {
   throw std::runtime_error(
       std::string("pa_hp: expected PA_HP_CPU_ISA to name an instruction set of this "
                   "machine (baseline, avx2, avx512, avx512_bf16, amx_bf16, neon_bf16), got ") +
-      wanted);
+      wanted + (std::strcmp(wanted, "amx_bf16") == 0 ? kAmxRefused : ""));
 }
 
 const Isa& isa() {
