@@ -61,9 +61,9 @@ def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None
     """
     group = query.size(1) // value_cache.size(2)
     whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0
-    block = {"avx512_bf16": 16, "amx_bf16": 8}.get(isa or build.cpu_isa())
-    wide = block is not None and group >= block
-    return query.dtype if query.dtype == torch.bfloat16 and wide and whole else torch.float32
+    block = {"avx512_bf16": 16, "amx_bf16": 8}.get(isa or build.cpu_isa(), math.inf)
+    rounded = query.dtype == torch.bfloat16 and whole and group >= block
+    return torch.bfloat16 if rounded else torch.float32
 
 
 def out_limits(

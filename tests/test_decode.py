@@ -278,10 +278,15 @@ def test_other_instruction_sets(name, python):
     assert int(re.search(r"(\d+) passed", result.stdout)[1]) > len(CASES)
 
 
-def test_amx_shapes_of_the_caller_stay(compile_library, set_threads):
-    """Others compute with these registers too, and set their shapes once for many products."""
+@pytest.fixture
+def amx():
     if pa_hp.build.cpu_isa() != "amx_bf16":
         pytest.skip("this machine has no AMX, or PA_HP_CPU_ISA says otherwise")
+
+
+@pytest.mark.usefixtures("amx")
+def test_amx_shapes_of_the_caller_stay(compile_library, set_threads):
+    """Others compute with these registers too, and set their shapes once for many products."""
     tiles = compile_library(ROOT / "tests/cpu/tile_shapes.cpp")
     inputs = make(named("group_16", torch.bfloat16))
     set_threads(1)
@@ -292,9 +297,8 @@ def test_amx_shapes_of_the_caller_stay(compile_library, set_threads):
     assert tiles.rows() == 5
 
 
+@pytest.mark.usefixtures("amx")
 def test_amx_is_refused_beside_a_small_signal_stack(python):
-    if pa_hp.build.cpu_isa() != "amx_bf16":
-        pytest.skip("this machine has no AMX, or PA_HP_CPU_ISA says otherwise")
     text = """
         import ctypes
         import pa_hp

@@ -36,16 +36,14 @@ bool has_f16c() {
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
-#endif
 
-#if defined(__x86_64__)
 // AMX, whose registers Linux lets a process use that has asked for them. It refuses while the
 // alternate signal stack of a thread is too small for them (arch/x86/kernel/fpu/xstate.c).
 bool has_amx_bf16() {
 #if defined(__linux__)
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID leaf 7, edx
-  constexpr long kAskPermission = 0x1023,
-                 kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  constexpr long kAskPermission = 0x1023;                 // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;                          // XFEATURE_XTILEDATA
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBf16) != 0 &&
          (edx & kTile) != 0 && syscall(SYS_arch_prctl, kAskPermission, kTileData) == 0;
