@@ -197,6 +197,8 @@ def _shapes() -> list[DecodeCase]:
         case("scale_given", (40, 300), scale=0.3),
         case("scale_negative", (40, 300), scale=-0.1),
         case("scale_zero", (1, 40, 300), scale=0.0),
+        case("scale_negative_group_5", (41, 301), scale=-0.1, heads=10, kv_heads=2),
+        case("scale_zero_group_14", (41, 301), scale=0.0, heads=28, kv_heads=2),
     ]
     return shapes
 

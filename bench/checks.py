@@ -11,6 +11,7 @@ from .cases import DecodeCase, Inputs
 from .decode import sdpa
 from .tolerance import (
     LIMITS,
+    Weights,
     bound,
     cpu_weights_dtype,
     lse_limits,
@@ -65,7 +66,7 @@ def check_out(
     inputs: Inputs,
     got: Tensor,
     want: Tensor,
-    weights_dtype: torch.dtype | None = None,
+    weights_dtype: Weights | None = None,
 ) -> None:
     """`out` against the reference: every element, and the direction as a whole.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ LIMITS = {
 }
 
 
+# A weight as the sum of two bfloat16 numbers, the second one what rounding to the first leaves.
+TWO_PARTS = (torch.bfloat16, torch.bfloat16)
+Weights: TypeAlias = torch.dtype | tuple[torch.dtype, torch.dtype]
+
+
 def score_error(head_dim: int, length: int, score_std: float) -> float:
     """Standard deviation of a weight's relative error, in units of `U32`."""
     reach = score_std * math.sqrt(2 * math.log(max(length, 2)))  # largest of `length` normal scores
@@ -44,26 +49,33 @@ def spread(length: int, score_std: float) -> float:
     return min(1.0, 2 * math.sqrt(math.exp(min(score_std**2, 50)) / max(length, 1)))
 
 
-def weights_error(dtype: torch.dtype, length: int, score_std: float) -> float:
+def weights_error(dtype: Weights, length: int, score_std: float) -> float:
     """Standard deviation of what weights rounded to `dtype` add to an element of `out`."""
     if length <= 1 or score_std == 0:  # every weight is exactly 1
         return 0.0
-    limits = LIMITS[dtype]
+    parts = dtype if isinstance(dtype, tuple) else (dtype,)
+    unit = math.prod(LIMITS[part].unit for part in parts)
+    floor = LIMITS[parts[0]].floor
     others = min(0.5, spread(length, score_std))
-    return (limits.unit * others + limits.floor * math.sqrt(length)) / math.sqrt(3)
+    return (unit * others + floor * math.sqrt(length)) / math.sqrt(3)
 
 
-def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None) -> torch.dtype:
+def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None) -> Weights:
     """What the CPU kernel for `isa` (this machine's) rounds its softmax weights to.
 
-    Weights meet the values as bfloat16 pairs in blocks of 16 query heads of a kv head, with AMX of
-    8 as well, where rows are whole lines: kernels/cpu/tiles_512_heads.inl and tiles_amx.inl.
+    Where rows are whole lines, with bfloat16 dot products in blocks of 16 query heads of a kv head
+    (kernels/cpu/tiles_512_heads.inl), with AMX where `has_blocks` in kernels/cpu/isa.h says so.
     """
+    blocks = {
+        ("avx512_bf16", torch.bfloat16): 16,
+        ("amx_bf16", torch.bfloat16): 5,
+        ("amx_bf16", torch.float16): 13,
+    }
     group = query.size(1) // value_cache.size(2)
     whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0
-    block = {"avx512_bf16": 16, "amx_bf16": 8}.get(isa or build.cpu_isa(), math.inf)
-    rounded = query.dtype == torch.bfloat16 and whole and group >= block
-    return torch.bfloat16 if rounded else torch.float32
+    if not whole or group < blocks.get((isa or build.cpu_isa(), query.dtype), math.inf):
+        return torch.float32
+    return TWO_PARTS if query.dtype == torch.float16 else torch.bfloat16
 
 
 def out_limits(
@@ -71,7 +83,7 @@ def out_limits(
     head_dim: int,
     length: int,
     score_std: float = 1.0,
-    weights_dtype: torch.dtype = torch.float32,
+    weights_dtype: Weights = torch.float32,
 ) -> tuple[float, float]:
     """(atol, rtol) of an element of `out` in a row of `length` tokens.
 

@@ -24,12 +24,17 @@ SOME_CASES += [
 ]
 # AVX-512's vectors are 16 floats; other head_dims are AVX2's.
 WHOLE = [case for case in SOME_CASES if case.head_dim % 16 == case.value_dim % 16 == 0]
-# What AMX computes: blocks of 16 and 8 query heads in bfloat16, rows of whole lines.
-WIDE = [
+# What AMX computes by tiles.
+BY_TILES = [
+    DecodeCase(f"group_{group}", (1, 100, 513), dtype, 2 * group, 2, 96, 64, query_factor=2.0)
+    for group in (5, 8, 13, 20, 33)
+    for dtype in DTYPES[:2]
+]
+BY_TILES += [
     case
     for case in WHOLE
-    if case.dtype == torch.bfloat16
-    and case.heads >= 8 * case.kv_heads
+    if case.dtype != torch.float32
+    and case.heads >= (5 if case.dtype == torch.bfloat16 else 13) * case.kv_heads
     and case.head_dim % 32 == case.value_dim % 32 == 0
 ]
 
@@ -97,7 +102,7 @@ def test_avx512_lowered(case, avx512, tmp_path):
     check(avx512, case, tmp_path, lowered_isa="avx512_bf16")
 
 
-@pytest.mark.parametrize("case", WIDE, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", BY_TILES, ids=lambda case: case.id)
 def test_amx_lowered(case, amx, tmp_path):
     check(amx, case, tmp_path, lowered_isa="amx_bf16")
 

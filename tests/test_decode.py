@@ -403,9 +403,23 @@ def test_special_values_in_live_data(poke, heads, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_masked_by_minus_inf_special_values(dtype):
+@pytest.mark.parametrize("heads", [6, 38])
+@pytest.mark.parametrize("cache", ["key_cache", "value_cache"])
+def test_special_values_leave_the_bits_of_other_kv_heads(cache, heads, dtype):
+    inputs = make(DecodeCase("special", (301, 40), heads=heads, kv_heads=2, dtype=dtype))
+    before = pa_hp.decode(*inputs)
+    getattr(inputs, cache)[inputs.block_table[0, 0], 1, 0, 3:4] = torch.inf
+    out = pa_hp.decode(*inputs)
+    assert not out[0, : heads // 2].isfinite().all()
+    assert torch.equal(out[0, heads // 2 :], before[0, heads // 2 :])
+    assert torch.equal(out[1], before[1])
+
+
+@pytest.mark.parametrize("heads", [6, 38])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masked_by_minus_inf_special_values(heads, dtype):
     """A key of -inf against a positive query is a token with weight 0; the rest stays finite."""
-    case = DecodeCase("masked", (300, 40, 3), heads=6, kv_heads=2, dtype=dtype)
+    case = DecodeCase("masked", (600, 40, 3), heads=heads, kv_heads=2, dtype=dtype)
     inputs = make(case)
     inputs.query.abs_().add_(0.1)
     for token in (0, 7, 256, 299):

@@ -245,7 +245,8 @@ constexpr int64_t kApart = (64 << 10) / sizeof(Line);
 // Scratch of one worker: scaled query, the sums of values of three states (of spans, of a span, of
 // a chunk), the kernel's own, and the states' maxima and sums.
 int64_t worker_lines(const DecodeParams& p) {
-  return ceil_div(p.heads * (p.head_dim + 3 * p.head_dim_v + 6) + scratch_floats(p), 16) + kApart;
+  const int64_t states = p.heads * (3 * p.head_dim_v + 6);
+  return ceil_div(padded_heads(p) * p.head_dim + states + scratch_floats(p), 16) + kApart;
 }
 
 struct Job {
@@ -262,7 +263,7 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   const int64_t units = num_units(p, seq);
   const int64_t kv_heads = p.kv_heads;
   float* query = scratch;
-  float* acc = query + p.heads * p.head_dim;
+  float* acc = query + padded_heads(p) * p.head_dim;
   float* kernel_scratch = acc + 3 * p.heads * p.head_dim_v;
   float* max = kernel_scratch + scratch_floats(p);
   State total, span, fresh;

@@ -18,14 +18,14 @@ struct State {
 };
 
 struct Kernels {
-  // Writes the fp32 query rows of one sequence, scaled so that 2^(q.k) is the softmax weight.
+  // Writes the query of one sequence as `attend` wants it: padded_heads(params) * head_dim floats.
   void (*load_query)(const DecodeParams& params, int64_t seq, float* query);
 
   // State of tokens [begin, end) of `seq` (at most kChunkTokens) for kv heads [kv_begin, kv_end).
-  // `query` is load_query's; `state` is indexed by query head; `scratch` holds
-  // scratch_floats(params).
+  // `query` is load_query's, also when this returns; `state` is indexed by query head; `scratch`
+  // holds scratch_floats(params).
   void (*attend)(const DecodeParams& params, int64_t seq, int64_t begin, int64_t end,
-                 int64_t kv_begin, int64_t kv_end, const float* query, State state, float* scratch);
+                 int64_t kv_begin, int64_t kv_end, float* query, State state, float* scratch);
 
   // state <- state combined with `next`, for `rows` rows.
   void (*fold)(int64_t rows, int64_t head_dim_v, State state, State next);
@@ -38,14 +38,45 @@ struct Kernels {
 // them, a tile more included.
 constexpr int64_t kRoom = kChunkTokens + 32;
 
-// Pointers to keys and values, scores of all heads, and tiles of keys or values: for wide groups
-// two of up to 32 tokens, and with AMX one of 32 tokens in bfloat16 for every kv head.
+// With AMX the query heads of a kv head are in blocks of 8 or 16, the last of which may have fewer,
+// from as many on as are faster so: docs/cpu.md.
+inline bool has_blocks(const DecodeParams& params) {
+  switch (params.dtype) {
+    case DType::kFloat16:
+      return params.group >= 13;
+    case DType::kBFloat16:
+      return params.group >= 5;
+    default:
+      return false;
+  }
+}
+
+inline int64_t block_width(const DecodeParams& params) { return params.group <= 8 ? 8 : 16; }
+
+// Query heads of a kv head with those that the last block lacks.
+inline int64_t padded_group(const DecodeParams& params) {
+  if (!has_blocks(params)) return params.group;
+  const int64_t width = block_width(params);
+  return (params.group + width - 1) / width * width;
+}
+
+inline int64_t padded_heads(const DecodeParams& params) {
+  return params.kv_heads * padded_group(params);
+}
+
+inline int64_t padded_head(const DecodeParams& params, int64_t head) {
+  return head / params.group * padded_group(params) + head % params.group;
+}
+
+// Pointers to keys and values, scores of all heads, and tiles of keys or values: two of 32 tokens
+// for groups of 16, and with AMX one for every kv head, in bfloat16 or in float16's two parts.
 inline int64_t scratch_floats(const DecodeParams& params) {
   const int64_t wide = params.group >= 16 ? 2 * 32 : 0;
-  const int64_t each = params.group >= 8 && params.dtype == DType::kBFloat16 ? 32 / 2 : 0;
+  const int64_t each = !has_blocks(params) ? 0 : params.dtype == DType::kBFloat16 ? 16 : 32;
   const int64_t tiles =
       std::max(wide, each * params.kv_heads) * std::max(params.head_dim, params.head_dim_v);
-  return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + params.heads) + tiles;
+  return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + padded_heads(params)) +
+         tiles;
 }
 
 namespace baseline {

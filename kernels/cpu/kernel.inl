@@ -235,12 +235,20 @@ inline BitVec load_words(const BFloat* p) {
   return words;
 }
 
-// Scores of `tokens` tokens become weights; every row's maximum and sum are written.
+// Scores of `tokens` tokens become weights; every row's maximum and sum are written. Four maxima,
+// so that one need not wait for another.
 template <int kRows>
 inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* row_sum) {
   const int64_t count = tokens * kRows;
-  Vec top = splat(-kInfinity);
-  for (int64_t i = 0; i < count; i += kLanes) top = max(load(scores + i), top);
+  Vec tops[4];
+  for (Vec& top : tops) top = splat(-kInfinity);
+  int64_t at = 0;
+  for (; at + 4 * kLanes <= count; at += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) tops[i] = max(load(scores + at + i * kLanes), tops[i]);
+  }
+  for (; at < count; at += kLanes) tops[0] = max(load(scores + at), tops[0]);
+  const Vec top = max(max(tops[0], tops[1]), max(tops[2], tops[3]));
   float lanes[kLanes], bases[kLanes];
   store(lanes, top);
   for (int r = 0; r < kRows; ++r) {
@@ -277,28 +285,20 @@ struct Chunk {
   const float* scaled;  // load_query's
   State state;
   float* weights;  // [heads, kRoom]
-  float* tiles;    // two of keys or values
+  float* tiles;    // of keys or values
 };
 
-// The query heads of a kv head that are the lanes of vectors together with `head`, 0 if there are
-// none: blocks of kBlockHeads, as many as fit, and with AMX one of 8 of what is left. Rows are
-// whole lines.
+// Query heads of a kv head that are the lanes of vectors together, as many such blocks as fit. Rows
+// are whole lines.
 constexpr int kBlockHeads = 16;
 constexpr int kLine = 2 * kLanes;
 
-inline int block_rows(const DecodeParams& p, int64_t head) {
-  if (kLanes != kBlockHeads || p.head_dim % kLine != 0 || p.head_dim_v % kLine != 0) return 0;
-  const int64_t place = head % p.group;
-  if (place < p.group / kBlockHeads * kBlockHeads) return kBlockHeads;
-#if PA_HP_AMX
-  const bool eight = p.group % kBlockHeads >= 8 && place % kBlockHeads < 8;
-  if (p.dtype == DType::kBFloat16 && eight) return 8;
-#endif
-  return 0;
+inline bool whole_lines(const DecodeParams& p) {
+  return kLanes == kBlockHeads && p.head_dim % kLine == 0 && p.head_dim_v % kLine == 0;
 }
 
 inline bool in_block(const DecodeParams& p, int64_t head) {
-  return block_rows(p, head) == kBlockHeads;
+  return whole_lines(p) && head % p.group < p.group / kBlockHeads * kBlockHeads;
 }
 
 template <int kRows>
@@ -323,13 +323,14 @@ constexpr int kStreams = 4;
 #include "tiles.inl"
 #endif
 
+// Rows in float32, times the scale; blocks as load_lane has them.
 template <class T>
-void load_query(const DecodeParams& p, int64_t seq, float* query) {
+void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
   const float factor = p.scale * kLog2E;
   for (int64_t head = 0; head < p.heads; ++head) {
     const T* row =
         static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
-    if (block_rows(p, head) > 0) {
+    if (in_block(p, head)) {
       if constexpr (kLanes == 16) load_lane(p, head, row, query);
       continue;
     }
@@ -373,6 +374,21 @@ void add_values(const Chunk<T>& chunk, int64_t step) {
   }
 }
 
+template <class T>
+void attend_rows(const Chunk<T>& chunk) {
+  const DecodeParams& p = chunk.p;
+  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
+  for (int64_t t = 0; t < chunk.tokens; t += step) {
+    each_head<ScoreStep>(chunk, t, std::min(t + step, chunk.tokens));
+  }
+  each_head<SoftmaxStep>(chunk, 0, chunk.tokens);
+  if (p.group < kWideGroup) {
+    add_values<kValueTokens>(chunk, kValueTokens);
+  } else {
+    add_values<kWideValueTokens>(chunk, in_block(p, 0) ? kChunkTokens : kWideValueTokens);
+  }
+}
+
 #if PA_HP_AMX
 #include "tiles_amx.inl"
 #endif
@@ -409,16 +425,25 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
 }
 
 template <class T>
+void load_query(const DecodeParams& p, int64_t seq, float* query) {
+#if PA_HP_AMX
+  if constexpr (!std::is_same_v<T, float>) {
+    if (by_blocks(p)) return load_query_blocks<T>(p, seq, query);
+  }
+#endif
+  load_query_rows<T>(p, seq, query);
+}
+
+template <class T>
 void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
-            int64_t kv_end, const float* query, State state, float* scratch) {
+            int64_t kv_end, float* query, State state, float* scratch) {
   const T** keys = reinterpret_cast<const T**>(scratch);
   const T** values = keys + kRoom;
   float* weights = reinterpret_cast<float*>(values + kRoom);
   find_rows(p, seq, begin, end, keys, values);
   const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
-  const int64_t tokens = end - begin;
   const Chunk<T> chunk{p,
-                       tokens,
+                       end - begin,
                        kv_begin,
                        kv_end,
                        keys,
@@ -427,24 +452,15 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        query,
                        state,
                        weights,
-                       weights + p.heads * kRoom};
+                       weights + padded_heads(p) * kRoom};
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
 #if PA_HP_AMX
-  if constexpr (kDots<T>) {
-    if (block_rows(p, 0) > 0) return attend_by_tiles(chunk);
+  if constexpr (!std::is_same_v<T, float>) {
+    if (by_blocks(p)) return attend_blocks(chunk, seq, query);
   }
 #endif
-  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
-  for (int64_t t = 0; t < tokens; t += step) {
-    each_head<ScoreStep>(chunk, t, std::min(t + step, tokens));
-  }
-  each_head<SoftmaxStep>(chunk, 0, tokens);
-  if (p.group < kWideGroup) {
-    add_values<kValueTokens>(chunk, kValueTokens);
-  } else {
-    add_values<kWideValueTokens>(chunk, in_block(p, 0) ? kChunkTokens : kWideValueTokens);
-  }
+  attend_rows(chunk);
 }
 
 void fold(int64_t rows, int64_t head_dim_v, State state, State next) {
@@ -493,7 +509,7 @@ void load_query_any(const DecodeParams& p, int64_t seq, float* query) {
 }
 
 void attend_any(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
-                int64_t kv_end, const float* query, State state, float* scratch) {
+                int64_t kv_end, float* query, State state, float* scratch) {
   switch (p.dtype) {
     case DType::kFloat16:
       return attend<Half>(p, seq, begin, end, kv_begin, kv_end, query, state, scratch);

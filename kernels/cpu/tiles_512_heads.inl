@@ -31,7 +31,7 @@ template <class T>
 // Writes words of query head `head` where the lane of that head is, [word][head of the block].
 template <class T>
 void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) {
-  const int64_t rows = block_rows(p, head), lane = head % p.group % rows;
+  const int64_t lane = head % p.group % kBlockHeads;
   float* to = query + (head - lane) * p.head_dim + lane;
   const float factor = p.scale * kLog2E;
   for (int64_t i = 0; i < p.head_dim; i += kLanes) {
@@ -41,7 +41,7 @@ void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) 
     } else {
       store(words, load(row + i) * factor);
     }
-    for (int j = 0; j < (kDots<T> ? kLanes / 2 : kLanes); ++j, to += rows) *to = words[j];
+    for (int j = 0; j < (kDots<T> ? kLanes / 2 : kLanes); ++j, to += kBlockHeads) *to = words[j];
   }
 }
 

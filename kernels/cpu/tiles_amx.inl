@@ -1,19 +1,21 @@
-// Blocks of 16 and 8 query heads in bfloat16 by AMX, whose tile registers have up to 16 rows of 64
-// bytes: included by kernel.inl behind tiles_512_heads.inl. A product adds 32 terms to each of up
-// to 16 by 16 sums.
+// Blocks of query heads in bfloat16 and float16 by AMX: included by kernel.inl behind
+// tiles_512_heads.inl. Tile registers have up to 16 rows of 64 bytes; a product of two adds 32
+// terms to each of up to 16 by 16 sums.
 //
 // Keys and values of some tokens are put into tiles in the cache in the order of memory, all kv
 // heads of one token of each stream in turn; then all kv heads are computed from there. That takes
-// most of the time, however few heads there are: groups of 4 are as fast without.
+// most of the time, however few heads there are: groups of 4 are as fast without. Putting the next
+// tiles between the products gains nothing, since floating-point vectors slow down beside them.
+//
+// A float16 number is the sum of two in bfloat16, its parts, exactly. A product of two numbers is
+// that of their parts, each with each. Infinities have no such parts and come out as NaN.
+
+inline bool by_blocks(const DecodeParams& p) { return has_blocks(p) && whole_lines(p); }
+
+template <class T>
+constexpr int kParts = std::is_same_v<T, Half> ? 2 : 1;
 
 constexpr int64_t kTileRow = 64;  // bytes of a row of a tile register, kLanes pairs of bfloat16
-
-// Registers: 0 for keys or values, then for either size of blocks one for the query or the weights
-// and one for the sums.
-template <int kRows>
-constexpr int kFactor = kRows == 8 ? 1 : 3;
-template <int kRows>
-constexpr int kSums = kFactor<kRows> + 1;
 
 // As LDTILECFG reads it (Intel 64 and IA-32 Architectures Software Developer's Manual).
 struct TileShapes {
@@ -23,10 +25,34 @@ struct TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64);
 
-// Scores: [token][pair] * [pair][head] = [token][head].
-constexpr TileShapes kScoreShapes{1, 0, {}, {64, 32, 32, 64, 64}, {16, 16, 16, 16, 16}};
-// Values: [head][pair of tokens] * [pair][column] = [head][column].
-constexpr TileShapes kValueShapes{1, 0, {}, {64, 64, 64, 64, 64}, {16, 8, 8, 16, 16}};
+// Registers: keys or values, what they are multiplied by, a part each, and the sums.
+// Scores: [token][word] * [word][head] = [token][head]. Values: [head][word] * [word][column] =
+// [head][column]; the last block of a kv head, which has fewer rows, has registers of its own.
+constexpr int kCache = 0, kQuery = 1, kScores = 3;
+template <bool kLast>
+constexpr int kWeights = kLast ? 1 : 4;
+template <bool kLast>
+constexpr int kOut = kLast ? 3 : 6;
+
+TileShapes score_shapes(int width) {
+  TileShapes shapes;
+  for (int i = kCache; i <= kScores; ++i) {
+    shapes.row_bytes[i] = i == kCache ? kTileRow : width * sizeof(float);
+    shapes.rows[i] = kKeyTile;
+  }
+  return shapes;
+}
+
+TileShapes value_shapes(int width, int64_t group) {
+  TileShapes shapes;
+  for (int i = kCache; i <= kOut<false>; ++i) {
+    shapes.row_bytes[i] = kTileRow;
+    shapes.rows[i] = i == kCache            ? kTile / 2
+                     : i >= kWeights<false> ? width
+                                            : (group - 1) % width + 1;
+  }
+  return shapes;
+}
 
 #if PA_HP_LOWERED  // by a test: the operations spelled out, sums in another order
 TileShapes tile_shapes;
@@ -110,33 +136,103 @@ class TileRegisters {
 };
 #endif
 
-template <int kRows>
-struct TileScores {  // of kKeyTile tokens from `begin` on
-  static void run(const Chunk<BFloat>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                  int64_t end) {
-    if constexpr (kRows < 8) {
-      ScoreStep<kRows>::run(chunk, kv_head, head, begin, end);
-    } else {
-      constexpr int kQuery = kFactor<kRows>, kScores = kSums<kRows>;
-      const int64_t head_dim = chunk.p.head_dim;
-      const float* keys = chunk.tiles + (kv_head - chunk.kv_begin) * kKeyTile * head_dim / 2;
-      const float* query = chunk.scaled + head * head_dim;
-      float* scores = chunk.weights + head * kRoom + begin * kRows;
-      clear_tile<kScores>();
-      for (int64_t i = 0; i < head_dim; i += kLine) {
-        load_tile<0>(keys, kTileRow);
-        load_tile<kQuery>(query, kRows * sizeof(float));
-        add_tiles<kScores, 0, kQuery>();
-        keys += kKeyTile * kLanes;
-        query += kLanes * kRows;
+// The parts of two numbers to a word, the first one's in its lower half. What the higher part
+// leaves of a float16 number has nothing below its own upper half.
+[[gnu::always_inline]] inline void split(Vec first, Vec second, BitVec (&parts)[2]) {
+  const BitVec a = (BitVec)first & 0xffff0000u, b = (BitVec)second & 0xffff0000u;
+  parts[0] = a >> 16 | b;
+  parts[1] = (BitVec)(first - (Vec)a) >> 16 | (BitVec)(second - (Vec)b);
+}
+
+// A line of a key or a query. A word is two neighbours in bfloat16, in float16 two elements kLanes
+// apart.
+[[gnu::always_inline]] inline void split_line(const BFloat* line, BitVec (&parts)[1]) {
+  parts[0] = load_words(line);
+}
+
+[[gnu::always_inline]] inline void split_line(const Half* line, BitVec (&parts)[2]) {
+  split(load(line), load(line + kLanes), parts);
+}
+
+// The query of all blocks, [line][part][word][head of the block]. Heads that a block lacks are 0.
+template <class T>
+void load_query_blocks(const DecodeParams& p, int64_t seq, float* query) {
+  const int64_t width = block_width(p), words = p.head_dim / 2 * kParts<T>;
+  std::fill_n(query, padded_heads(p) * words, 0.f);
+  for (int64_t head = 0; head < p.heads; ++head) {
+    const T* row =
+        static_cast<const T*>(p.query) + seq * p.query_stride_batch + head * p.query_stride_head;
+    const int64_t lane = head % p.group % width;
+    float* to = query + (padded_head(p, head) - lane) * words + lane;
+    for (int64_t i = 0; i < p.head_dim; i += kLine) {
+      BitVec parts[kParts<T>];
+      split_line(row + i, parts);
+      for (const BitVec& part : parts) {
+        for (int j = 0; j < kLanes; ++j, to += width) *to = ((Vec)part)[j];
       }
-      store_tile<kScores>(scores, kRows * sizeof(float));
-      const float factor = chunk.p.scale * kLog2E;
-      for (int i = 0; i < kKeyTile * kRows; i += kLanes)
-        store(scores + i, load(scores + i) * factor);
     }
   }
-};
+}
+
+// Keys of kKeyTile tokens from `begin` on, [kv head][line][part][token][word].
+template <class T>
+[[gnu::noinline]] void put_keys(const Chunk<T>& chunk, int64_t begin) {
+  const DecodeParams& p = chunk.p;
+  for (int64_t row = 0; row < kKeyTile; row += kStreams) {
+    const T* const* keys = chunk.keys + begin + row;
+    float* to = chunk.tiles + row * kLanes;
+    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+      const int64_t offset = kv_head * p.key_stride_head;
+      const T* const from[kStreams] = {keys[0] + offset, keys[1] + offset, keys[2] + offset,
+                                       keys[3] + offset};
+      for (int64_t i = 0; i < p.head_dim; i += kLine, to += kParts<T> * kKeyTile * kLanes) {
+#pragma GCC unroll 4
+        for (int s = 0; s < kStreams; ++s) {
+          BitVec parts[kParts<T>];
+          split_line(from[s] + i, parts);
+#pragma GCC unroll 2
+          for (int part = 0; part < kParts<T>; ++part) {
+            store(to + (part * kKeyTile + s) * kLanes, (Vec)parts[part]);
+          }
+          fetch_ahead(from[s] + i, kWideAheadBytes);
+        }
+      }
+    }
+  }
+}
+
+// Scores of the tokens in the tiles, the first one of which is `begin`, before they are scaled.
+template <class T, int kWidth>
+[[gnu::noinline]] void multiply_keys(const Chunk<T>& chunk, int64_t begin) {
+  constexpr int64_t kStride = kWidth * sizeof(float);
+  const DecodeParams& p = chunk.p;
+  const int64_t words = p.head_dim / 2 * kParts<T>;
+  const float* tile = chunk.tiles;
+  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+    const int64_t first = padded_head(p, kv_head * p.group);
+    for (int64_t head = first; head < first + padded_group(p); head += kWidth) {
+      const float* keys = tile;
+      const float* query = chunk.scaled + head * words;
+      clear_tile<kScores>();
+      for (int64_t i = 0; i < p.head_dim; i += kLine) {
+        load_tile<kCache>(keys, kTileRow);
+        load_tile<kQuery>(query, kStride);
+        add_tiles<kScores, kCache, kQuery>();
+        if constexpr (kParts<T> == 2) {
+          load_tile<kQuery + 1>(query + kLanes * kWidth, kStride);
+          add_tiles<kScores, kCache, kQuery + 1>();
+          load_tile<kCache>(keys + kKeyTile * kLanes, kTileRow);
+          add_tiles<kScores, kCache, kQuery>();
+          add_tiles<kScores, kCache, kQuery + 1>();
+        }
+        keys += kParts<T> * kKeyTile * kLanes;
+        query += kParts<T> * kLanes * kWidth;
+      }
+      store_tile<kScores>(chunk.weights + head * kRoom + begin * kWidth, kStride);
+    }
+    tile += kKeyTile * words;
+  }
+}
 
 // Lanes kBit apart change places, of b where a has the bit clear.
 template <int kBit, int... I>
@@ -160,111 +256,195 @@ template <int kBit, int kRows>
   }
 }
 
-// Weights of 32 tokens in bfloat16, [head][token], from [token][head].
-template <int kRows>
-[[gnu::always_inline]] inline void put_weights(const float* weights, float* tile) {
-  Vec rows[kRows];
+// Rounded to bfloat16, to nearest.
+inline Vec upper_part(Vec x) { return (Vec)(((BitVec)x + 0x8000u) & 0xffff0000u); }
+
+// Weights of 32 tokens become those of a tile, [part][head][token], from [token][head]: the first
+// part is rounded, the second one is what that leaves, rounded itself.
+template <class T, int kWidth>
+[[gnu::always_inline]] inline void put_weights(float* weights) {
+  Vec parts[kParts<T>][kWidth];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-    rows[i] =
-        narrow_weights<kRows>(load(weights + 2 * i * kLanes), load(weights + (2 * i + 1) * kLanes));
+  for (int i = 0; i < kWidth; ++i) {
+    const float* from = weights + 2 * i * kLanes;
+    Vec first = load(from), second = load(from + kLanes);
+    if constexpr (kParts<T> == 2) {
+      const Vec high = upper_part(first), second_high = upper_part(second);
+      parts[1][i] = narrow_weights<kWidth>(first - high, second - second_high);
+      first = high;
+      second = second_high;
+    }
+    parts[0][i] = narrow_weights<kWidth>(first, second);
   }
-  swap_rows<1>(rows);
+  for (auto& rows : parts) {
+    swap_rows<1>(rows);
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) store(tile + i * kLanes, rows[i]);
+    for (int i = 0; i < kWidth; ++i) store(weights + i * kLanes, rows[i]);
+    weights += kWidth * kLanes;
+  }
 }
 
-template <int kRows>
-struct TileValues {  // of kTile tokens from `begin` on, of which there are some up to `end`
-  static void run(const Chunk<BFloat>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                  int64_t end) {
-    if constexpr (kRows < 8) {
-      Values<kValueTokens>::Step<kRows>::run(chunk, kv_head, head, begin, end);
-    } else {
-      constexpr int kWeights = kFactor<kRows>, kOut = kSums<kRows>;
-      const int64_t head_dim_v = chunk.p.head_dim_v;
-      const float* values = chunk.tiles + (kv_head - chunk.kv_begin) * kTile * head_dim_v / 2;
-      float* weights = chunk.weights + head * kRoom + begin * kRows;
-      float* acc = chunk.state.acc + head * head_dim_v;
-      std::fill(weights + (end - begin) * kRows, weights + kTile * kRows, 0.f);
-      alignas(kTileRow) float narrow[kRows * kLanes];
-      put_weights<kRows>(weights, narrow);
-      load_tile<kWeights>(narrow, kTileRow);
-      for (int64_t c = 0; c < head_dim_v; c += kLanes) {  // even elements of a line, then odd ones
-        const int64_t stride = head_dim_v * sizeof(float);
-        load_tile<kOut>(acc + c, stride);
-        load_tile<0>(values + c / kLine * kTile * kLanes + c % kLine, 2 * kTileRow);
-        add_tiles<kOut, kWeights, 0>();
-        store_tile<kOut>(acc + c, stride);
-      }
-    }
-  }
-};
-
-// Keys of kKeyTile tokens from `begin` on, [kv head][line][token][kLine].
-[[gnu::noinline]] void put_keys(const Chunk<BFloat>& chunk, int64_t begin) {
+// Scores of all blocks become the weights of tiles, 0 behind the last token.
+template <class T, int kWidth>
+[[gnu::noinline]] void softmax_blocks(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
-  for (int64_t row = 0; row < kKeyTile; row += kStreams) {
-    const BFloat* const* keys = chunk.keys + begin + row;
-    float* to = chunk.tiles + row * kLanes;
-    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-      const int64_t offset = kv_head * p.key_stride_head;
-      const BFloat* const from[kStreams] = {keys[0] + offset, keys[1] + offset, keys[2] + offset,
-                                            keys[3] + offset};
-      for (int64_t i = 0; i < p.head_dim; i += kLine, to += kKeyTile * kLanes) {
-#pragma GCC unroll 4
-        for (int s = 0; s < kStreams; ++s) {
-          store(to + s * kLanes, (Vec)load_words(from[s] + i));
-          fetch_ahead(from[s] + i, kWideAheadBytes);
-        }
-      }
+  const int64_t count = chunk.tokens * kWidth;
+  const float factor = p.scale * kLog2E;
+  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+    for (int64_t place = 0; place < p.group; place += kWidth) {
+      const int64_t head = kv_head * p.group + place;
+      float* weights = chunk.weights + padded_head(p, head) * kRoom;
+      for (int64_t i = 0; i < count; i += kLanes) store(weights + i, load(weights + i) * factor);
+      for (int64_t i = count; i % kLanes != 0; ++i) weights[i] = -kInfinity;
+      float max[kWidth], sum[kWidth];
+      softmax_rows<kWidth>(weights, chunk.tokens, max, sum);
+      const int64_t rows = std::min<int64_t>(kWidth, p.group - place);
+      std::copy_n(max, rows, chunk.state.max + head);
+      std::copy_n(sum, rows, chunk.state.sum + head);
+      std::fill_n(weights + count, kTile * kWidth, 0.f);
+      for (int64_t i = 0; i < count; i += kTile * kWidth) put_weights<T, kWidth>(weights + i);
     }
   }
 }
 
-// Values of kTile tokens from `begin` on, [kv head][line][pair of tokens][even and odd elements],
-// zeros in place of tokens that there are not: infinity times 0 would be NaN.
-template <bool kWhole>
-[[gnu::noinline]] void put_values(const Chunk<BFloat>& chunk, int64_t begin) {
+// A line of the values of two tokens. A word is the same element of both; halves of the line are
+// even and odd elements in bfloat16, as `store_pair` has them.
+[[gnu::always_inline]] inline void split_values(const BFloat* first, const BFloat* second,
+                                                BitVec (&halves)[2][1]) {
+  const BitVec a = load_words(first), b = load_words(second);
+  halves[0][0] = (a & 0xffffu) | b << 16;
+  halves[1][0] = a >> 16 | (b & 0xffff0000u);
+}
+
+[[gnu::always_inline]] inline void split_values(const Half* first, const Half* second,
+                                                BitVec (&halves)[2][2]) {
+  split(load(first), load(second), halves[0]);
+  split(load(first + kLanes), load(second + kLanes), halves[1]);
+}
+
+// Values of kTile tokens from `begin` on, [kv head][line][part][pair of tokens][half][word]; zeros
+// in place of tokens that there are not: infinity times 0 would be NaN.
+template <class T, bool kWhole>
+[[gnu::noinline]] void put_values(const Chunk<T>& chunk, int64_t begin) {
+  alignas(kTileRow) static const T kZeros[kLine] = {};
   const DecodeParams& p = chunk.p;
   for (int64_t row = 0; row < kTile; row += kStreams) {
-    const BFloat* const* values = chunk.values + begin + row;
+    const T* const* values = chunk.values + begin + row;
     const int64_t left = chunk.tokens - begin - row;
     float* to = chunk.tiles + row * kLanes;
     for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
       const int64_t offset = kv_head * p.value_stride_head;
-      const BFloat* const from[kStreams] = {values[0] + offset, values[1] + offset,
-                                            values[2] + offset, values[3] + offset};
-      for (int64_t i = 0; i < p.head_dim_v; i += kLine, to += kTile * kLanes) {
+      const T* const from[kStreams] = {values[0] + offset, values[1] + offset, values[2] + offset,
+                                       values[3] + offset};
+      for (int64_t i = 0; i < p.head_dim_v; i += kLine, to += kParts<T> * kTile * kLanes) {
 #pragma GCC unroll 2
         for (int s = 0; s < kStreams; s += 2) {
-          const BitVec a = kWhole || s < left ? load_words(from[s] + i) : BitVec{};
-          const BitVec b = kWhole || s + 1 < left ? load_words(from[s + 1] + i) : BitVec{};
-          store(to + s * kLanes, (Vec)((a & 0xffffu) | b << 16));
-          store(to + (s + 1) * kLanes, (Vec)(a >> 16 | (b & 0xffff0000u)));
-          if (kWhole) {
-            fetch_ahead(from[s] + i, kWideAheadBytes);
-            fetch_ahead(from[s + 1] + i, kWideAheadBytes);
+          BitVec halves[2][kParts<T>];
+          split_values(kWhole || s < left ? from[s] + i : kZeros,
+                       kWhole || s + 1 < left ? from[s + 1] + i : kZeros, halves);
+#pragma GCC unroll 2
+          for (int part = 0; part < kParts<T>; ++part) {
+            store(to + (part * kTile + s) * kLanes, (Vec)halves[0][part]);
+            store(to + (part * kTile + s + 1) * kLanes, (Vec)halves[1][part]);
           }
+          fetch_ahead(from[s] + i, kWideAheadBytes);
+          fetch_ahead(from[s + 1] + i, kWideAheadBytes);
         }
       }
     }
   }
 }
 
-// A whole chunk; sums of values are 0.
-void attend_by_tiles(const Chunk<BFloat>& chunk) {
+// acc += weights * values of the tokens in a tile, for a block.
+template <class T, int kWidth, bool kLast>
+[[gnu::always_inline]] inline void add_block(const float* weights, const float* tile, float* acc,
+                                             int64_t head_dim_v) {
+  constexpr int kBy = kWeights<kLast>, kTo = kOut<kLast>;
+  const int64_t stride = head_dim_v * sizeof(float);
+  load_tile<kBy>(weights, kTileRow);
+  if constexpr (kParts<T> == 2) load_tile<kBy + 1>(weights + kWidth * kLanes, kTileRow);
+  for (int64_t c = 0; c < head_dim_v; c += kLanes) {  // the halves of a line
+    const float* values = tile + c / kLine * kParts<T> * kTile * kLanes + c % kLine;
+    load_tile<kTo>(acc + c, stride);
+    load_tile<kCache>(values, 2 * kTileRow);
+    add_tiles<kTo, kBy, kCache>();
+    if constexpr (kParts<T> == 2) {
+      add_tiles<kTo, kBy + 1, kCache>();
+      load_tile<kCache>(values + kTile * kLanes, 2 * kTileRow);
+      add_tiles<kTo, kBy, kCache>();
+      add_tiles<kTo, kBy + 1, kCache>();
+    }
+    store_tile<kTo>(acc + c, stride);
+  }
+}
+
+// Sums of values of the tokens in the tiles, the first one of which is `begin`.
+template <class T, int kWidth>
+[[gnu::noinline]] void multiply_values(const Chunk<T>& chunk, int64_t begin) {
+  const DecodeParams& p = chunk.p;
+  const float* tile = chunk.tiles;
+  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+    for (int64_t place = 0; place < p.group; place += kWidth) {
+      const int64_t head = kv_head * p.group + place;
+      const float* weights = chunk.weights + padded_head(p, head) * kRoom + begin * kWidth;
+      float* acc = chunk.state.acc + head * p.head_dim_v;
+      if (place + kWidth < p.group) {
+        add_block<T, kWidth, false>(weights, tile, acc, p.head_dim_v);
+      } else {
+        add_block<T, kWidth, true>(weights, tile, acc, p.head_dim_v);
+      }
+    }
+    tile += kTile * p.head_dim_v / 2 * kParts<T>;
+  }
+}
+
+template <class T, int kWidth>
+void attend_blocks(const Chunk<T>& chunk) {
   TileRegisters registers;
-  registers.set(kScoreShapes);
+  registers.set(score_shapes(kWidth));
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile) {
     put_keys(chunk, t);
-    each_head<TileScores>(chunk, t, std::min(t + kKeyTile, chunk.tokens));
+    multiply_keys<T, kWidth>(chunk, t);
   }
-  each_head<SoftmaxStep>(chunk, 0, chunk.tokens);
-  registers.set(kValueShapes);
+  softmax_blocks<T, kWidth>(chunk);
+  registers.set(value_shapes(kWidth, chunk.p.group));
   for (int64_t t = 0; t < chunk.tokens; t += kTile) {
-    const auto put = t + kTile <= chunk.tokens ? put_values<true> : put_values<false>;
+    const auto put = t + kTile <= chunk.tokens ? put_values<T, true> : put_values<T, false>;
     put(chunk, t);
-    each_head<TileValues>(chunk, t, std::min(t + kTile, chunk.tokens));
+    multiply_values<T, kWidth>(chunk, t);
+  }
+}
+
+inline bool any_nan(const float* from, const float* to) {
+  BitVec found = {};
+  for (; from < to; from += kLanes) {
+    const Vec v = load(from);
+    found |= (BitVec)(v != v);
+  }
+  uint32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= found[i];
+  return any != 0;
+}
+
+// A whole chunk of sequence `seq`; sums of values are 0, and `query` is load_query's. What parts of
+// float16 made NaN of, by rows: a kv head by itself, for others may be another thread's.
+template <class T>
+void attend_blocks(const Chunk<T>& chunk, int64_t seq, float* query) {
+  const DecodeParams& p = chunk.p;
+  if constexpr (kParts<T> == 1) {
+    if (block_width(p) == 8) return attend_blocks<T, 8>(chunk);
+  }
+  attend_blocks<T, 16>(chunk);
+  for (int64_t kv_head = chunk.kv_begin; kParts<T> == 2 && kv_head < chunk.kv_end; ++kv_head) {
+    float* acc = chunk.state.acc + kv_head * p.group * p.head_dim_v;
+    float* end = acc + p.group * p.head_dim_v;
+    if (!any_nan(acc, end)) continue;
+    std::fill(acc, end, 0.f);
+    Chunk<T> again = chunk;
+    again.kv_begin = kv_head;
+    again.kv_end = kv_head + 1;
+    load_query_rows<T>(p, seq, query);
+    attend_rows(again);
+    load_query_blocks<T>(p, seq, query);
   }
 }
