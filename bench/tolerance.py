@@ -69,7 +69,7 @@ def cpu_weights_dtype(query: Tensor, value_cache: Tensor, isa: str | None = None
     blocks = {
         ("avx512_bf16", torch.bfloat16): 16,
         ("amx_bf16", torch.bfloat16): 5,
-        ("amx_bf16", torch.float16): 13,
+        ("amx_bf16", torch.float16): 9,
     }
     group = query.size(1) // value_cache.size(2)
     whole = query.size(2) % 32 == value_cache.size(3) % 32 == 0

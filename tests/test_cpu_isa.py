@@ -27,14 +27,14 @@ WHOLE = [case for case in SOME_CASES if case.head_dim % 16 == case.value_dim % 1
 # What AMX computes by tiles.
 BY_TILES = [
     DecodeCase(f"group_{group}", (1, 100, 513), dtype, 2 * group, 2, 96, 64, query_factor=2.0)
-    for group in (5, 8, 13, 20, 33)
+    for group in (5, 8, 9, 20, 33)
     for dtype in DTYPES[:2]
 ]
 BY_TILES += [
     case
     for case in WHOLE
     if case.dtype != torch.float32
-    and case.heads >= (5 if case.dtype == torch.bfloat16 else 13) * case.kv_heads
+    and case.heads >= (5 if case.dtype == torch.bfloat16 else 9) * case.kv_heads
     and case.head_dim % 32 == case.value_dim % 32 == 0
 ]
 

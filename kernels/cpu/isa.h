@@ -43,7 +43,7 @@ constexpr int64_t kRoom = kChunkTokens + 32;
 inline bool has_blocks(const DecodeParams& params) {
   switch (params.dtype) {
     case DType::kFloat16:
-      return params.group >= 13;
+      return params.group >= 9;
     case DType::kBFloat16:
       return params.group >= 5;
     default:
@@ -69,14 +69,11 @@ inline int64_t padded_head(const DecodeParams& params, int64_t head) {
 }
 
 // Pointers to keys and values, scores of all heads, and tiles of keys or values: two of 32 tokens
-// for groups of 16, and with AMX one for every kv head, in bfloat16 or in float16's two parts.
+// for groups of 16, and with AMX one.
 inline int64_t scratch_floats(const DecodeParams& params) {
-  const int64_t wide = params.group >= 16 ? 2 * 32 : 0;
-  const int64_t each = !has_blocks(params) ? 0 : params.dtype == DType::kBFloat16 ? 16 : 32;
-  const int64_t tiles =
-      std::max(wide, each * params.kv_heads) * std::max(params.head_dim, params.head_dim_v);
+  const int64_t tiles = params.group >= 16 ? 2 * 32 : has_blocks(params) ? 32 : 0;
   return kRoom * (2 * static_cast<int64_t>(sizeof(void*) / sizeof(float)) + padded_heads(params)) +
-         tiles;
+         tiles * std::max(params.head_dim, params.head_dim_v);
 }
 
 namespace baseline {

@@ -394,7 +394,7 @@ void attend_rows(const Chunk<T>& chunk) {
 #endif
 
 // Keys and values of tokens [begin, end) at kv head 0, one of each stream in turn; behind them the
-// last one's again, so that a whole tile may be read.
+// last one's again, so that a whole tile may be read or fetched.
 template <class T>
 void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, const T** keys,
                const T** values) {
@@ -422,6 +422,7 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
     }
   }
   std::fill(keys + tokens, keys + tokens + kRoom - kChunkTokens, keys[tokens - 1]);
+  std::fill(values + tokens, values + tokens + kRoom - kChunkTokens, values[tokens - 1]);
 }
 
 template <class T>

@@ -2,10 +2,11 @@
 // tiles_512_heads.inl. Tile registers have up to 16 rows of 64 bytes; a product of two adds 32
 // terms to each of up to 16 by 16 sums.
 //
-// Keys and values of some tokens are put into tiles in the cache in the order of memory, all kv
-// heads of one token of each stream in turn; then all kv heads are computed from there. That takes
-// most of the time, however few heads there are: groups of 4 are as fast without. Putting the next
-// tiles between the products gains nothing, since floating-point vectors slow down beside them.
+// Keys or values of some tokens of a kv head are put into a tile in the first-level cache and
+// multiplied there. Putting takes most of the time, however few heads there are, so that groups of
+// 4 are no faster than without; doing it between the products gains nothing, since floating-point
+// vectors slow down beside them. Lines of the next tile are fetched during both, half of its tokens
+// each: a core can wait for few lines at once.
 //
 // A float16 number is the sum of two in bfloat16, its parts, exactly. A product of two numbers is
 // that of their parts, each with each. Infinities have no such parts and come out as NaN.
@@ -174,63 +175,63 @@ void load_query_blocks(const DecodeParams& p, int64_t seq, float* query) {
   }
 }
 
-// Keys of kKeyTile tokens from `begin` on, [kv head][line][part][token][word].
+// A line of each of kCount rows.
+template <int kCount, class T>
+[[gnu::always_inline]] inline void fetch_lines(const T* const* rows, int64_t offset) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) __builtin_prefetch(rows[i] + offset);
+}
+
+// Keys of kKeyTile tokens from `begin` on, [line][part][token][word].
 template <class T>
-[[gnu::noinline]] void put_keys(const Chunk<T>& chunk, int64_t begin) {
-  const DecodeParams& p = chunk.p;
+[[gnu::noinline]] void put_keys(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
+  const int64_t offset = kv_head * chunk.p.key_stride_head;
   for (int64_t row = 0; row < kKeyTile; row += kStreams) {
     const T* const* keys = chunk.keys + begin + row;
     float* to = chunk.tiles + row * kLanes;
-    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-      const int64_t offset = kv_head * p.key_stride_head;
-      const T* const from[kStreams] = {keys[0] + offset, keys[1] + offset, keys[2] + offset,
-                                       keys[3] + offset};
-      for (int64_t i = 0; i < p.head_dim; i += kLine, to += kParts<T> * kKeyTile * kLanes) {
+    for (int64_t i = 0; i < chunk.p.head_dim; i += kLine, to += kParts<T> * kKeyTile * kLanes) {
 #pragma GCC unroll 4
-        for (int s = 0; s < kStreams; ++s) {
-          BitVec parts[kParts<T>];
-          split_line(from[s] + i, parts);
+      for (int s = 0; s < kStreams; ++s) {
+        BitVec parts[kParts<T>];
+        split_line(keys[s] + offset + i, parts);
 #pragma GCC unroll 2
-          for (int part = 0; part < kParts<T>; ++part) {
-            store(to + (part * kKeyTile + s) * kLanes, (Vec)parts[part]);
-          }
-          fetch_ahead(from[s] + i, kWideAheadBytes);
+        for (int part = 0; part < kParts<T>; ++part) {
+          store(to + (part * kKeyTile + s) * kLanes, (Vec)parts[part]);
         }
       }
+      if (row < kKeyTile / 2) fetch_lines<kStreams>(keys + kKeyTile, offset + i);
     }
   }
 }
 
-// Scores of the tokens in the tiles, the first one of which is `begin`, before they are scaled.
+// Scores of the tokens in the tile, the first one of which is `begin`, before they are scaled.
 template <class T, int kWidth>
-[[gnu::noinline]] void multiply_keys(const Chunk<T>& chunk, int64_t begin) {
+[[gnu::noinline]] void multiply_keys(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
   constexpr int64_t kStride = kWidth * sizeof(float);
   const DecodeParams& p = chunk.p;
+  const T* const* next = chunk.keys + begin + kKeyTile + kKeyTile / 2;
   const int64_t words = p.head_dim / 2 * kParts<T>;
-  const float* tile = chunk.tiles;
-  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-    const int64_t first = padded_head(p, kv_head * p.group);
-    for (int64_t head = first; head < first + padded_group(p); head += kWidth) {
-      const float* keys = tile;
-      const float* query = chunk.scaled + head * words;
-      clear_tile<kScores>();
-      for (int64_t i = 0; i < p.head_dim; i += kLine) {
-        load_tile<kCache>(keys, kTileRow);
-        load_tile<kQuery>(query, kStride);
+  const int64_t first = padded_head(p, kv_head * p.group);
+  for (int64_t head = first; head < first + padded_group(p); head += kWidth) {
+    const float* keys = chunk.tiles;
+    const float* query = chunk.scaled + head * words;
+    clear_tile<kScores>();
+    for (int64_t i = 0; i < p.head_dim; i += kLine) {
+      load_tile<kCache>(keys, kTileRow);
+      load_tile<kQuery>(query, kStride);
+      add_tiles<kScores, kCache, kQuery>();
+      if constexpr (kParts<T> == 2) {
+        load_tile<kQuery + 1>(query + kLanes * kWidth, kStride);
+        add_tiles<kScores, kCache, kQuery + 1>();
+        load_tile<kCache>(keys + kKeyTile * kLanes, kTileRow);
         add_tiles<kScores, kCache, kQuery>();
-        if constexpr (kParts<T> == 2) {
-          load_tile<kQuery + 1>(query + kLanes * kWidth, kStride);
-          add_tiles<kScores, kCache, kQuery + 1>();
-          load_tile<kCache>(keys + kKeyTile * kLanes, kTileRow);
-          add_tiles<kScores, kCache, kQuery>();
-          add_tiles<kScores, kCache, kQuery + 1>();
-        }
-        keys += kParts<T> * kKeyTile * kLanes;
-        query += kParts<T> * kLanes * kWidth;
+        add_tiles<kScores, kCache, kQuery + 1>();
       }
-      store_tile<kScores>(chunk.weights + head * kRoom + begin * kWidth, kStride);
+      keys += kParts<T> * kKeyTile * kLanes;
+      query += kParts<T> * kLanes * kWidth;
+      fetch_lines<kKeyTile / 2>(next, kv_head * p.key_stride_head + i);
     }
-    tile += kKeyTile * words;
+    store_tile<kScores>(chunk.weights + head * kRoom + begin * kWidth, kStride);
   }
 }
 
@@ -284,7 +285,8 @@ template <class T, int kWidth>
   }
 }
 
-// Scores of all blocks become the weights of tiles, 0 behind the last token.
+// Scores of all blocks become the weights of tiles, 0 behind the last token; meanwhile the first
+// tile of values is fetched.
 template <class T, int kWidth>
 [[gnu::noinline]] void softmax_blocks(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
@@ -302,7 +304,12 @@ template <class T, int kWidth>
       std::copy_n(max, rows, chunk.state.max + head);
       std::copy_n(sum, rows, chunk.state.sum + head);
       std::fill_n(weights + count, kTile * kWidth, 0.f);
-      for (int64_t i = 0; i < count; i += kTile * kWidth) put_weights<T, kWidth>(weights + i);
+      for (int64_t t = 0; t < chunk.tokens; t += kTile) {
+        put_weights<T, kWidth>(weights + t * kWidth);
+        for (int64_t i = 0; i < p.head_dim_v; i += kLine) {
+          fetch_lines<4>(chunk.values + t / 8, kv_head * p.value_stride_head + i);
+        }
+      }
     }
   }
 }
@@ -322,49 +329,45 @@ template <class T, int kWidth>
   split(load(first + kLanes), load(second + kLanes), halves[1]);
 }
 
-// Values of kTile tokens from `begin` on, [kv head][line][part][pair of tokens][half][word]; zeros
-// in place of tokens that there are not: infinity times 0 would be NaN.
+// Values of kTile tokens from `begin` on, [line][part][pair of tokens][half][word]; zeros in place
+// of tokens that there are not: infinity times 0 would be NaN.
 template <class T, bool kWhole>
-[[gnu::noinline]] void put_values(const Chunk<T>& chunk, int64_t begin) {
+[[gnu::noinline]] void put_values(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
   alignas(kTileRow) static const T kZeros[kLine] = {};
-  const DecodeParams& p = chunk.p;
+  const int64_t offset = kv_head * chunk.p.value_stride_head;
   for (int64_t row = 0; row < kTile; row += kStreams) {
     const T* const* values = chunk.values + begin + row;
     const int64_t left = chunk.tokens - begin - row;
     float* to = chunk.tiles + row * kLanes;
-    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-      const int64_t offset = kv_head * p.value_stride_head;
-      const T* const from[kStreams] = {values[0] + offset, values[1] + offset, values[2] + offset,
-                                       values[3] + offset};
-      for (int64_t i = 0; i < p.head_dim_v; i += kLine, to += kParts<T> * kTile * kLanes) {
+    for (int64_t i = 0; i < chunk.p.head_dim_v; i += kLine, to += kParts<T> * kTile * kLanes) {
 #pragma GCC unroll 2
-        for (int s = 0; s < kStreams; s += 2) {
-          BitVec halves[2][kParts<T>];
-          split_values(kWhole || s < left ? from[s] + i : kZeros,
-                       kWhole || s + 1 < left ? from[s + 1] + i : kZeros, halves);
+      for (int s = 0; s < kStreams; s += 2) {
+        BitVec halves[2][kParts<T>];
+        split_values(kWhole || s < left ? values[s] + offset + i : kZeros,
+                     kWhole || s + 1 < left ? values[s + 1] + offset + i : kZeros, halves);
 #pragma GCC unroll 2
-          for (int part = 0; part < kParts<T>; ++part) {
-            store(to + (part * kTile + s) * kLanes, (Vec)halves[0][part]);
-            store(to + (part * kTile + s + 1) * kLanes, (Vec)halves[1][part]);
-          }
-          fetch_ahead(from[s] + i, kWideAheadBytes);
-          fetch_ahead(from[s + 1] + i, kWideAheadBytes);
+        for (int part = 0; part < kParts<T>; ++part) {
+          store(to + (part * kTile + s) * kLanes, (Vec)halves[0][part]);
+          store(to + (part * kTile + s + 1) * kLanes, (Vec)halves[1][part]);
         }
       }
+      if (kWhole && row < kTile / 2) fetch_lines<kStreams>(values + kTile, offset + i);
     }
   }
 }
 
-// acc += weights * values of the tokens in a tile, for a block.
+// acc += weights * values of the tokens in the tile, for a block.
 template <class T, int kWidth, bool kLast>
-[[gnu::always_inline]] inline void add_block(const float* weights, const float* tile, float* acc,
-                                             int64_t head_dim_v) {
+[[gnu::always_inline]] inline void add_block(const Chunk<T>& chunk, const float* weights,
+                                             float* acc, const T* const* next, int64_t offset) {
   constexpr int kBy = kWeights<kLast>, kTo = kOut<kLast>;
+  const int64_t head_dim_v = chunk.p.head_dim_v;
   const int64_t stride = head_dim_v * sizeof(float);
   load_tile<kBy>(weights, kTileRow);
   if constexpr (kParts<T> == 2) load_tile<kBy + 1>(weights + kWidth * kLanes, kTileRow);
-  for (int64_t c = 0; c < head_dim_v; c += kLanes) {  // the halves of a line
-    const float* values = tile + c / kLine * kParts<T> * kTile * kLanes + c % kLine;
+  for (int64_t c = 0; c < head_dim_v; c += kLanes) {
+    const int64_t line = c / kLine, half = c % kLine;
+    const float* values = chunk.tiles + line * kParts<T> * kTile * kLanes + half;
     load_tile<kTo>(acc + c, stride);
     load_tile<kCache>(values, 2 * kTileRow);
     add_tiles<kTo, kBy, kCache>();
@@ -375,26 +378,26 @@ template <class T, int kWidth, bool kLast>
       add_tiles<kTo, kBy + 1, kCache>();
     }
     store_tile<kTo>(acc + c, stride);
+    fetch_lines<kTile / 4>(next + half / 2, offset + line * kLine);
   }
 }
 
-// Sums of values of the tokens in the tiles, the first one of which is `begin`.
+// Sums of values of the tokens in the tile, the first one of which is `begin`.
 template <class T, int kWidth>
-[[gnu::noinline]] void multiply_values(const Chunk<T>& chunk, int64_t begin) {
+[[gnu::noinline]] void multiply_values(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
   const DecodeParams& p = chunk.p;
-  const float* tile = chunk.tiles;
-  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-    for (int64_t place = 0; place < p.group; place += kWidth) {
-      const int64_t head = kv_head * p.group + place;
-      const float* weights = chunk.weights + padded_head(p, head) * kRoom + begin * kWidth;
-      float* acc = chunk.state.acc + head * p.head_dim_v;
-      if (place + kWidth < p.group) {
-        add_block<T, kWidth, false>(weights, tile, acc, p.head_dim_v);
-      } else {
-        add_block<T, kWidth, true>(weights, tile, acc, p.head_dim_v);
-      }
+  const bool whole = begin + kTile <= chunk.tokens;  // otherwise there is nothing to fetch
+  const T* const* next = chunk.values + (whole ? begin + kTile + kTile / 2 : 0);
+  const int64_t offset = kv_head * p.value_stride_head;
+  for (int64_t place = 0; place < p.group; place += kWidth) {
+    const int64_t head = kv_head * p.group + place;
+    const float* weights = chunk.weights + padded_head(p, head) * kRoom + begin * kWidth;
+    float* acc = chunk.state.acc + head * p.head_dim_v;
+    if (place + kWidth < p.group) {
+      add_block<T, kWidth, false>(chunk, weights, acc, next, offset);
+    } else {
+      add_block<T, kWidth, true>(chunk, weights, acc, next, offset);
     }
-    tile += kTile * p.head_dim_v / 2 * kParts<T>;
   }
 }
 
@@ -403,15 +406,19 @@ void attend_blocks(const Chunk<T>& chunk) {
   TileRegisters registers;
   registers.set(score_shapes(kWidth));
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile) {
-    put_keys(chunk, t);
-    multiply_keys<T, kWidth>(chunk, t);
+    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+      put_keys(chunk, kv_head, t);
+      multiply_keys<T, kWidth>(chunk, kv_head, t);
+    }
   }
   softmax_blocks<T, kWidth>(chunk);
   registers.set(value_shapes(kWidth, chunk.p.group));
   for (int64_t t = 0; t < chunk.tokens; t += kTile) {
     const auto put = t + kTile <= chunk.tokens ? put_values<T, true> : put_values<T, false>;
-    put(chunk, t);
-    multiply_values<T, kWidth>(chunk, t);
+    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+      put(chunk, kv_head, t);
+      multiply_values<T, kWidth>(chunk, kv_head, t);
+    }
   }
 }
 
