@@ -39,7 +39,7 @@ struct Kernels {
 constexpr int64_t kRoom = kChunkTokens + 32;
 
 // With AMX the query heads of a kv head are in blocks of 8 or 16, the last of which may have fewer,
-// from as many on as are faster so: docs/cpu.md.
+// from as many on as are faster so: docs/cpu.md. Room is kept for that with every instruction set.
 inline bool has_blocks(const DecodeParams& params) {
   switch (params.dtype) {
     case DType::kFloat16:

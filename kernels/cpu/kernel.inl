@@ -284,7 +284,7 @@ struct Chunk {
   const T* query;       // [heads, head_dim], as it came
   const float* scaled;  // load_query's
   State state;
-  float* weights;  // [heads, kRoom]
+  float* weights;  // [heads, kRoom], padded_heads with AMX
   float* tiles;    // of keys or values
 };
 

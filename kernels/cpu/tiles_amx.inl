@@ -4,9 +4,9 @@
 //
 // Keys or values of some tokens of a kv head are put into a tile in the first-level cache and
 // multiplied there. Putting takes most of the time, however few heads there are, so that groups of
-// 4 are no faster than without; doing it between the products gains nothing, since floating-point
-// vectors slow down beside them. Lines of the next tile are fetched during both, half of its tokens
-// each: a core can wait for few lines at once.
+// 4 are no faster from cold pages than without; doing it between the products gains nothing, since
+// floating-point vectors slow down beside them. Lines of the next tile are fetched during both,
+// half of its tokens each: a core can wait for few lines at once.
 //
 // A float16 number is the sum of two in bfloat16, its parts, exactly. A product of two numbers is
 // that of their parts, each with each. Infinities have no such parts and come out as NaN.
@@ -285,8 +285,8 @@ template <class T, int kWidth>
   }
 }
 
-// Scores of all blocks become the weights of tiles, 0 behind the last token; meanwhile the first
-// tile of values is fetched.
+// Scores of all blocks become the weights of tiles, 0 behind the last token; meanwhile four tokens
+// of the first tile of values are fetched for each: all of it in a whole chunk.
 template <class T, int kWidth>
 [[gnu::noinline]] void softmax_blocks(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
@@ -386,8 +386,8 @@ template <class T, int kWidth, bool kLast>
 template <class T, int kWidth>
 [[gnu::noinline]] void multiply_values(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
   const DecodeParams& p = chunk.p;
-  const bool whole = begin + kTile <= chunk.tokens;  // otherwise there is nothing to fetch
-  const T* const* next = chunk.values + (whole ? begin + kTile + kTile / 2 : 0);
+  // Behind the last token is that one again.
+  const T* const* next = chunk.values + std::min(begin + kTile + kTile / 2, chunk.tokens);
   const int64_t offset = kv_head * p.value_stride_head;
   for (int64_t place = 0; place < p.group; place += kWidth) {
     const int64_t head = kv_head * p.group + place;
@@ -433,25 +433,27 @@ inline bool any_nan(const float* from, const float* to) {
   return any != 0;
 }
 
-// A whole chunk of sequence `seq`; sums of values are 0, and `query` is load_query's. What parts of
-// float16 made NaN of, by rows: a kv head by itself, for others may be another thread's.
+// A whole chunk of sequence `seq`; sums of values are 0, and `query` is load_query's. A kv head
+// that float16's parts made NaN of is computed again by rows, each by itself: its bits must not
+// depend on which others this call has.
 template <class T>
 void attend_blocks(const Chunk<T>& chunk, int64_t seq, float* query) {
   const DecodeParams& p = chunk.p;
   if constexpr (kParts<T> == 1) {
-    if (block_width(p) == 8) return attend_blocks<T, 8>(chunk);
-  }
-  attend_blocks<T, 16>(chunk);
-  for (int64_t kv_head = chunk.kv_begin; kParts<T> == 2 && kv_head < chunk.kv_end; ++kv_head) {
-    float* acc = chunk.state.acc + kv_head * p.group * p.head_dim_v;
-    float* end = acc + p.group * p.head_dim_v;
-    if (!any_nan(acc, end)) continue;
-    std::fill(acc, end, 0.f);
-    Chunk<T> again = chunk;
-    again.kv_begin = kv_head;
-    again.kv_end = kv_head + 1;
-    load_query_rows<T>(p, seq, query);
-    attend_rows(again);
-    load_query_blocks<T>(p, seq, query);
+    block_width(p) == 8 ? attend_blocks<T, 8>(chunk) : attend_blocks<T, 16>(chunk);
+  } else {
+    attend_blocks<T, 16>(chunk);
+    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
+      float* acc = chunk.state.acc + kv_head * p.group * p.head_dim_v;
+      float* end = acc + p.group * p.head_dim_v;
+      if (!any_nan(acc, end)) continue;
+      std::fill(acc, end, 0.f);
+      Chunk<T> again = chunk;
+      again.kv_begin = kv_head;
+      again.kv_end = kv_head + 1;
+      load_query_rows<T>(p, seq, query);
+      attend_rows(again);
+      load_query_blocks<T>(p, seq, query);
+    }
   }
 }

@@ -16,7 +16,7 @@ Log calls;
 constexpr int64_t kFields = 6;
 
 void note(const pa_hp::DecodeParams&, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
-          int64_t kv_end, const float*, pa_hp::cpu::State, float*) {
+          int64_t kv_end, float*, pa_hp::cpu::State, float*) {
   if (calls.count < calls.capacity) {
     const int64_t row[kFields] = {calls.worker, seq, begin, end, kv_begin, kv_end};
     std::copy_n(row, kFields, calls.rows + calls.count * kFields);
