@@ -289,6 +289,7 @@ template <class T, int kWidth>
 // of the first tile of values are fetched for each: all of it in a whole chunk.
 template <class T, int kWidth>
 [[gnu::noinline]] void softmax_blocks(const Chunk<T>& chunk) {
+  constexpr int kEach = kTile * kTile / kChunkTokens;
   const DecodeParams& p = chunk.p;
   const int64_t count = chunk.tokens * kWidth;
   const float factor = p.scale * kLog2E;
@@ -307,7 +308,7 @@ template <class T, int kWidth>
       for (int64_t t = 0; t < chunk.tokens; t += kTile) {
         put_weights<T, kWidth>(weights + t * kWidth);
         for (int64_t i = 0; i < p.head_dim_v; i += kLine) {
-          fetch_lines<4>(chunk.values + t / 8, kv_head * p.value_stride_head + i);
+          fetch_lines<kEach>(chunk.values + t / kTile * kEach, kv_head * p.value_stride_head + i);
         }
       }
     }
