@@ -8,10 +8,15 @@ constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
 // From this many query heads to a kv head on sums that are loaded and stored less often are worth
-// more than the order. GB/s of two Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4
-// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67.
+// more than the order on Zen, which is what has dot products of bfloat16 and no AMX. GB/s of two
+// Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4 has 71 and 75, group 2 82 and 75,
+// group 1 83 and 78. With 16 group 4 has 67. Two Xeon cores have 30 with 4, 27 with 8.
 constexpr int64_t kWideGroup = 4;
+#if PA_HP_BF16_DOT && !PA_HP_AMX
 constexpr int64_t kWideValueTokens = 8;
+#else
+constexpr int64_t kWideValueTokens = kValueTokens;
+#endif
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
 // same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. In tiles
