@@ -286,9 +286,9 @@ struct Chunk {
   int64_t kv_begin, kv_end;
   const T* const* keys;
   const T* const* values;
-  const T* const* next_streams;  // keys with which those of the next chunk start
-  const T* query;                // [heads, head_dim], as it came
-  const float* scaled;           // load_query's
+  const T* const* next_keys;  // first one of each stream of the next chunk, if it fetches them
+  const T* query;             // [heads, head_dim], as it came
+  const float* scaled;        // load_query's
   State state;
   float* weights;  // [heads, kRoom], padded_heads with AMX
   float* tiles;    // of keys or values
@@ -313,18 +313,6 @@ template <class T>
   for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
 }
 
-// Keys with which the next chunk starts, two for each tile of 32 values: no line before them
-// fetches them ahead.
-template <class T>
-[[gnu::always_inline]] inline void fetch_next_keys(const Chunk<T>& chunk, int64_t kv_head,
-                                                   int64_t tile) {
-  const DecodeParams& p = chunk.p;
-  const int64_t offset = tile * 2 / kStreams * p.key_stride_token + kv_head * p.key_stride_head;
-  for (int64_t i = 0; i < 2; ++i) {
-    fetch_row(chunk.next_streams[(tile * 2 + i) % kStreams] + offset, p.head_dim);
-  }
-}
-
 template <int kRows>
 struct SoftmaxStep {
   template <class T>
@@ -332,10 +320,12 @@ struct SoftmaxStep {
     const DecodeParams& p = chunk.p;
     float* scores = chunk.weights + head * kRoom;
     for (int64_t i = end * kRows; i % kLanes != 0; ++i) scores[i] = -kInfinity;
-    // Memory would idle: the first values of each stream, whose lines have none before them that
-    // fetch them ahead. Two Xeon cores then have 0.95 of `read` at group 4 instead of 0.94.
-    for (int t = 0; kRows < kBlockHeads && head % p.group == 0 && t < kStreams; ++t) {
-      fetch_row(chunk.values[t] + kv_head * p.value_stride_head, p.head_dim_v);
+    // Memory would idle: the first values of each stream, whose lines nothing fetches ahead. Blocks
+    // have fetched theirs.
+    if (kLanes == kBlockHeads && kRows < kBlockHeads && head % p.group == 0) {
+      for (int s = 0; s < kStreams; ++s) {
+        fetch_row(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+      }
     }
     softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
   }
@@ -450,14 +440,21 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
   std::fill(values + tokens, values + kRoom, values[tokens - 1]);
 }
 
-// The keys with which the streams of tokens [begin, end) start.
+// The first key at kv head 0 of each stream of the chunk that starts at `begin`; of this one, whose
+// keys are `keys`, if it is the sequence's last.
 template <class T>
-void find_streams(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, const T** keys) {
-  const int32_t* ids = p.block_table + seq * p.block_table_stride;
+void find_next_keys(const DecodeParams& p, int64_t seq, int64_t begin, const T* const* keys,
+                    const T** next_keys) {
+  const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - begin);
+  if (tokens == 0) {
+    std::copy_n(keys, kStreams, next_keys);
+    return;
+  }
   for (int64_t s = 0; s < kStreams; ++s) {
-    const int64_t token = begin + (end - begin) * s / kStreams;
-    keys[s] = static_cast<const T*>(p.key_cache) + ids[token / p.block_size] * p.key_stride_block +
-              token % p.block_size * p.key_stride_token;
+    const int64_t token = begin + tokens * s / kStreams;
+    const int64_t id = p.block_table[seq * p.block_table_stride + token / p.block_size];
+    next_keys[s] = static_cast<const T*>(p.key_cache) + id * p.key_stride_block +
+                   token % p.block_size * p.key_stride_token;
   }
 }
 
@@ -478,13 +475,12 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   const T** values = keys + kRoom;
   float* weights = reinterpret_cast<float*>(values + kRoom);
   find_rows(p, seq, begin, end, keys, values);
-  const int64_t next_end = std::min<int64_t>(end + kChunkTokens, p.seq_lens[seq]);
-  const T* next_streams[kStreams] = {keys[0], keys[1], keys[2], keys[3]};  // if there is no next
-  if (end < next_end) find_streams(p, seq, end, next_end, next_streams);
+  const T* next_keys[kStreams];
+  if (kLanes == kBlockHeads) find_next_keys(p, seq, end, keys, next_keys);
   const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
-  const Chunk<T> chunk{p,     end - begin, kv_begin,     kv_end,
-                       keys,  values,      next_streams, unscaled,
-                       query, state,       weights,      weights + padded_heads(p) * kRoom};
+  const Chunk<T> chunk{p,     end - begin, kv_begin,  kv_end,
+                       keys,  values,      next_keys, unscaled,
+                       query, state,       weights,   weights + padded_heads(p) * kRoom};
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
 #if PA_HP_AMX

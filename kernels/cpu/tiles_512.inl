@@ -7,10 +7,11 @@
 constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
-// From this many query heads to a kv head on sums that are loaded and stored less often are worth
-// more than the order on Zen, which is what has dot products of bfloat16 and no AMX. GB/s of two
-// Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4 has 71 and 75, group 2 82 and 75,
-// group 1 83 and 78. With 16 group 4 has 67. Two Xeon cores have 30 with 4, 27 with 8.
+// From this many query heads to a kv head on, sums that are loaded and stored less often are worth
+// more than the order. GB/s of two Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4
+// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67. Not so on a Xeon,
+// two cores of which have 30 with 4 and 27 with 8 at group 4: what has AMX or lacks dot products of
+// bfloat16 is taken for one.
 constexpr int64_t kWideGroup = 4;
 #if PA_HP_BF16_DOT && !PA_HP_AMX
 constexpr int64_t kWideValueTokens = 8;
@@ -198,7 +199,7 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
                   int64_t end) {
     const int64_t offset = kv_head * chunk.p.key_stride_head;
     if constexpr (kRows == kBlockHeads) {
-      score_block(chunk, head, offset);
+      score_block(chunk, kv_head, head);
     } else {
       float* scores = chunk.weights + head * kRoom;
       const bool first = head % chunk.p.group == 0;  // of those that read these keys
@@ -238,7 +239,7 @@ struct Values {
       const int64_t offset = kv_head * p.value_stride_head;
       float* acc = chunk.state.acc + head * p.head_dim_v;
       if constexpr (kRows == kBlockHeads) {
-        add_values_of_block(chunk, head, offset);
+        add_values_of_block(chunk, kv_head, head);
       } else {
         const bool first = head % p.group == 0;  // of those that read these values
         const auto rows =

@@ -7,13 +7,20 @@
 // a token in bfloat16 takes 94 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 158
 // and 174, of which the multiply-adds are 128.
 //
-// Meanwhile the rows that come 16 tokens later are fetched, of values during scores the first tile,
-// of the next chunk's keys during values likewise. Two Xeon cores without AMX, cold pages, ns a
-// token and kv head in float16 and bfloat16: h64/kv4 121 and 140 with lines 1.25 KiB further on, 88
-// and 104 with those rows; h16/kv1 82 and 103 without the first tiles, 77 and 98 with.
+// Meanwhile the rows kFetchTokens further on are fetched; during scores also the first tile of
+// values, and during values that of the next chunk's keys. Two Xeon cores without AMX, cold pages,
+// ns a token and kv head in float16 and bfloat16: h64/kv4 121 and 140 with lines 1.25 KiB further
+// on, 88 and 104 with those rows; h16/kv1 82 and 103 without the first tiles, 77 and 98 with them.
 
 constexpr int64_t kTile = 32;  // tokens of values
 constexpr int kKeyTile = 16;   // tokens of keys, one vector of sums each
+constexpr int kFetchTokens = 16;
+
+// Tiles of 256 values, or keys, fetch so many rows each of the first tile of keys, or values.
+constexpr int64_t kFirstRows = kTile * kKeyTile / kChunkTokens;
+
+// Every place of find_rows that is fetched is one that it fills.
+static_assert(kChunkTokens + kKeyTile + kFetchTokens <= kRoom && kTile <= kRoom);
 
 // bfloat16 is multiplied in pairs where there are dot products: a word is two neighbours of a key,
 // or the same element of two tokens' values. Otherwise a word is one element in float32.
@@ -84,8 +91,34 @@ template <int kWord, class T>
   }
 }
 
+// A line of each of kCount rows.
+template <int kCount, class T>
+[[gnu::always_inline]] inline void fetch_lines(const T* const* rows, int64_t offset) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) __builtin_prefetch(rows[i] + offset);
+}
+
+// Rows of the first tile of values for tile `tile` of keys.
+template <class T>
+[[gnu::always_inline]] inline void fetch_first_values(const Chunk<T>& chunk, int64_t kv_head,
+                                                      int64_t tile) {
+  for (int64_t row = tile * kFirstRows; row < (tile + 1) * kFirstRows; ++row) {
+    fetch_row(chunk.values[row] + kv_head * chunk.p.value_stride_head, chunk.p.head_dim_v);
+  }
+}
+
+// Rows at kv head 0, with which the next chunk starts, of its first tile of keys, for tile `tile`
+// of values. In blocks that end earlier the addresses go astray, which harms nothing.
+template <class T>
+[[gnu::always_inline]] inline void fetch_next_keys(const Chunk<T>& chunk, int64_t tile) {
+  for (int64_t row = tile * kFirstRows; row < (tile + 1) * kFirstRows; ++row) {
+    const T* first = chunk.next_keys[row % kStreams];
+    fetch_row(first + row / kStreams * chunk.p.key_stride_token, chunk.p.head_dim);
+  }
+}
+
 // Vector `vector` of words of each stream's key in row `row` of a tile, [vector][token][16 words],
-// from where a stream has its next one on.
+// from where a stream has its next one on. Fetches what comes later.
 template <class T>
 [[gnu::always_inline]] inline void put_keys(const T* const* keys, int64_t offset, int64_t row,
                                             int64_t vector, float* tile) {
@@ -99,13 +132,14 @@ template <class T>
     } else {
       store(to + s * kLanes, load(from));
     }
-    __builtin_prefetch(keys[row * kStreams + s + kKeyTile] + offset + vector * kElements);
   }
+  fetch_lines<kStreams>(keys + row * kStreams + kFetchTokens, offset + vector * kElements);
 }
 
 template <class T>
-[[gnu::noinline]] void score_block(const Chunk<T>& chunk, int64_t head, int64_t offset) {
+[[gnu::noinline]] void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   const DecodeParams& p = chunk.p;
+  const int64_t offset = kv_head * p.key_stride_head;
   const int64_t words = p.head_dim / (kDots<T> ? 2 : 1), vectors = words / kLanes;
   const float factor = kDots<T> ? p.scale * kLog2E : 1.f;
   float* tile = chunk.tiles;
@@ -114,14 +148,11 @@ template <class T>
     for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
   }
   float* scores = chunk.weights + head * kRoom;
-  const int64_t value_offset = head / p.group * p.value_stride_head;
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
-    for (int64_t i = 0; i < 2; ++i) {
-      fetch_row(chunk.values[t / kKeyTile * 2 + i] + value_offset, p.head_dim_v);
-    }
+    fetch_first_values(chunk, kv_head, t / kKeyTile);
     const T* const* next_keys = chunk.keys + t + kKeyTile;  // or what find_rows put there
     const float* query = chunk.scaled + head * p.head_dim;
-    int64_t next_row = 0, next_vector = 0;
+    int64_t row = 0, next_vector = 0;
     // A quarter of a key at a time: sums are no longer so than with the narrowest vectors, which
     // docs/numerics.md derives its limits for.
     for (int64_t end = words / 4, word = 0; end <= words; end += words / 4) {
@@ -135,8 +166,8 @@ template <class T>
         add_column<1, T>(sums, quads, query, from);
         add_column<2, T>(sums, quads, query, from);
         add_column<3, T>(sums, quads, query, from);
-        put_keys(next_keys, offset, next_row, next_vector, next);
-        if (++next_vector == vectors) next_vector = 0, ++next_row;
+        put_keys(next_keys, offset, row, next_vector, next);
+        if (++next_vector == vectors) next_vector = 0, ++row;
       }
 #pragma GCC unroll 16
       for (int i = 0; i < kKeyTile; ++i) {
@@ -189,14 +220,8 @@ template <class T>
 #pragma GCC unroll 2
     for (int s = 0; s < kStreams; s += 2) {
       BitVec a = {}, b = {};
-      if (token + s < left) {
-        a = load_words(values[token + s] + offset + line * kLine);
-        __builtin_prefetch(values[token + s + kKeyTile] + offset + line * kLine);
-      }
-      if (token + s + 1 < left) {
-        b = load_words(values[token + s + 1] + offset + line * kLine);
-        __builtin_prefetch(values[token + s + 1 + kKeyTile] + offset + line * kLine);
-      }
+      if (token + s < left) a = load_words(values[token + s] + offset + line * kLine);
+      if (token + s + 1 < left) b = load_words(values[token + s + 1] + offset + line * kLine);
       const BitVec words[2] = {(a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)};
       std::memcpy(to + s * kLine, words, sizeof words);
     }
@@ -207,23 +232,23 @@ template <class T>
       Line elements = {};
       if (token + s < left) {
         std::memcpy(&elements, values[token + s] + offset + line * kLine, sizeof elements);
-        __builtin_prefetch(values[token + s + kKeyTile] + offset + line * kLine);
       }
       std::memcpy(to + s * kLine, &elements, sizeof elements);
     }
   }
+  if (token < left) fetch_lines<kStreams>(values + token + kFetchTokens, offset + line * kLine);
 }
 
 template <class T>
-[[gnu::noinline]] void add_values_of_block(const Chunk<T>& chunk, int64_t head, int64_t offset) {
+[[gnu::noinline]] void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   constexpr int kRows = kBlockHeads / 2;  // with two vectors of each, sums take half the registers
   constexpr int kTokens = kDots<T> ? 2 : 1;
+  const int64_t offset = kv_head * chunk.p.value_stride_head;
   const int64_t head_dim_v = chunk.p.head_dim_v, lines = head_dim_v / kLine;
   float* weights = chunk.weights + head * kRoom;
   float* acc = chunk.state.acc + head * head_dim_v;
   T* tile = reinterpret_cast<T*>(chunk.tiles);
   T* next = tile + kTile * head_dim_v;
-  const int64_t kv_head = head / chunk.p.group;
   for (int64_t t = chunk.tokens; t % kTile != 0; ++t) store(weights + t * kBlockHeads, Vec{});
   for (int64_t row = 0; row < kTile / kStreams; ++row) {
     for (int64_t line = 0; line < lines; ++line) {
@@ -231,7 +256,7 @@ template <class T>
     }
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
-    if (kv_head == chunk.kv_begin) fetch_next_keys(chunk, kv_head, t / kTile);
+    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, t / kTile);
     for (int i = 0; kDots<T> && i < kTile; i += 2) {
       const Vec even = load(weights + i * kBlockHeads), odd = load(weights + (i + 1) * kBlockHeads);
       store(weights + i / 2 * kBlockHeads, narrow_weights<kBlockHeads>(even, odd));

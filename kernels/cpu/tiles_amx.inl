@@ -6,7 +6,8 @@
 // multiplied there. Putting takes most of the time, however few heads there are, so that groups of
 // 4 are no faster from cold pages than without; doing it between the products gains nothing, since
 // floating-point vectors slow down beside them. Lines of the next tile are fetched during both,
-// half of its tokens each: a core can wait for few lines at once.
+// half of its tokens each: a core can wait for few lines at once. The first tiles of values and of
+// the next chunk's keys are fetched during softmax and values.
 //
 // A float16 number is the sum of two in bfloat16, its parts, exactly. A product of two numbers is
 // that of their parts, each with each. Infinities have no such parts and come out as NaN.
@@ -173,13 +174,6 @@ void load_query_blocks(const DecodeParams& p, int64_t seq, float* query) {
       }
     }
   }
-}
-
-// A line of each of kCount rows.
-template <int kCount, class T>
-[[gnu::always_inline]] inline void fetch_lines(const T* const* rows, int64_t offset) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) __builtin_prefetch(rows[i] + offset);
 }
 
 // Keys of kKeyTile tokens from `begin` on, [line][part][token][word].
@@ -387,8 +381,7 @@ template <class T, int kWidth, bool kLast>
 template <class T, int kWidth>
 [[gnu::noinline]] void multiply_values(const Chunk<T>& chunk, int64_t kv_head, int64_t begin) {
   const DecodeParams& p = chunk.p;
-  // Behind the last token is that one again.
-  const T* const* next = chunk.values + std::min(begin + kTile + kTile / 2, chunk.tokens);
+  const T* const* next = chunk.values + begin + kTile + kTile / 2;
   const int64_t offset = kv_head * p.value_stride_head;
   for (int64_t place = 0; place < p.group; place += kWidth) {
     const int64_t head = kv_head * p.group + place;
@@ -416,7 +409,7 @@ void attend_blocks(const Chunk<T>& chunk) {
   registers.set(value_shapes(kWidth, chunk.p.group));
   for (int64_t t = 0; t < chunk.tokens; t += kTile) {
     const auto put = t + kTile <= chunk.tokens ? put_values<T, true> : put_values<T, false>;
-    fetch_next_keys(chunk, chunk.kv_begin, t / kTile);
+    fetch_next_keys(chunk, t / kTile);
     for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
       put(chunk, kv_head, t);
       multiply_values<T, kWidth>(chunk, kv_head, t);
