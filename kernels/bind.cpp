@@ -33,8 +33,8 @@ TORCH_LIBRARY(pa_hp, m) {
 
 std::string inference_only(const std::string& op) {
   return "pa_hp." + op +
-         " is inference-only: it has no backward; call it under torch.no_grad() or detach the "
-         "inputs";
+         " is inference-only: it has no backward and no tangents; call it under torch.no_grad() "
+         "or detach the inputs";
 }
 
 template <class Signature>
@@ -58,6 +58,14 @@ struct InferenceOnly : torch::autograd::Function<InferenceOnly> {
   }
 };
 
+// Forward mode would take the tangents of what comes without any for zeros.
+void check_no_tangents(const char* op, const Tensor& query, const Tensor& key_cache,
+                       const Tensor& value_cache) {
+  for (const Tensor* tensor : {&query, &key_cache, &value_cache}) {
+    TORCH_CHECK(!tensor->_fw_grad(/*level=*/0).defined(), inference_only(op));
+  }
+}
+
 bool wants_grad(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache) {
   return at::GradMode::is_enabled() &&
          (query.requires_grad() || key_cache.requires_grad() || value_cache.requires_grad());
@@ -72,6 +80,7 @@ Tensor decode_autograd(c10::DispatchKeySet keys, const Tensor& query, const Tens
     return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache,
                          block_table, seq_lens, scale);
   };
+  check_no_tangents("decode", query, key_cache, value_cache);
   if (!wants_grad(query, key_cache, value_cache)) return run();
   return InferenceOnly::apply(query, key_cache, value_cache, "decode",
                               [&] { return std::vector<Tensor>{run()}; })[0];
@@ -88,6 +97,7 @@ std::tuple<Tensor, Tensor> decode_lse_autograd(c10::DispatchKeySet keys, const T
     return op.redispatch(keys & c10::after_autograd_keyset, query, key_cache, value_cache,
                          block_table, seq_lens, scale);
   };
+  check_no_tangents("decode_lse", query, key_cache, value_cache);
   if (!wants_grad(query, key_cache, value_cache)) return run();
   const auto results = InferenceOnly::apply(query, key_cache, value_cache, "decode_lse", [&] {
     auto [out, lse] = run();
@@ -101,6 +111,7 @@ void decode_out_autograd(c10::DispatchKeySet keys, const Tensor& query, const Te
                          const Tensor& seq_lens, Scale scale, Tensor& out) {
   static const auto op = find_op<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                       const Tensor&, Scale, Tensor&)>("pa_hp::decode_out");
+  check_no_tangents("decode_out", query, key_cache, value_cache);
   // A history cannot be hung on a caller's tensor safely, so the refusal comes at once, as torch's
   // own `out=` functions do it.
   TORCH_CHECK(!wants_grad(query, key_cache, value_cache) &&

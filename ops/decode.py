@@ -65,8 +65,9 @@ def decode(
     count nor on the rest of the batch, on the NPU on the lengths of the rest. Lengths and block ids
     are checked before any cache access; on the NPU, where nothing may wait, a row with one out of
     range comes back as NaN. On the CPU it runs on torch's threads (``torch.set_num_threads``), in a
-    forked child on the calling thread alone. Not differentiable: a backward raises. Traced by
-    torch.compile and torch.export with dynamic sizes; vmap over `query` works, as a loop.
+    forked child on the calling thread alone. Not differentiable: a backward raises, and so does
+    forward mode. Traced by torch.compile and torch.export with dynamic sizes; vmap over `query`
+    works, as a loop.
 
     Example
     -------

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pa_hp.bench.cases import make, named
 from pa_hp.ops import fake
+from torch.autograd import forward_ad
 
 pa_hp.load()
 OPS = {name: getattr(torch.ops.pa_hp, name) for name in ("decode", "decode_out", "decode_lse")}
@@ -129,11 +130,30 @@ def test_fake_output_is_like_the_real_one(case):
     assert OPS["decode_out"](*on_meta, out=into) is None
 
 
-def no_backward(op: str) -> str:
+def no_derivative(op: str) -> str:
     return re.escape(
-        f"pa_hp.{op} is inference-only: it has no backward; call it under torch.no_grad() or "
-        f"detach the inputs"
+        f"pa_hp.{op} is inference-only: it has no backward and no tangents; call it under "
+        f"torch.no_grad() or detach the inputs"
     )
+
+
+@pytest.mark.parametrize("argument", [0, 1, 2], ids=["query", "key_cache", "value_cache"])
+@pytest.mark.parametrize("op", ["decode", "decode_lse", "decode_out"])
+def test_forward_mode_raises(op, argument):
+    """Also under no_grad, which torch's forward mode does not mind."""
+    inputs = list(make(named("block_edges")))
+    out = {"out": torch.empty_like(OPS["decode"](*inputs))} if op == "decode_out" else {}
+    with forward_ad.dual_level(), torch.no_grad():
+        inputs[argument] = forward_ad.make_dual(inputs[argument], inputs[argument])
+        with pytest.raises(RuntimeError, match=no_derivative(op)):
+            OPS[op](*inputs, **out)
+
+    def call(x):
+        return OPS[op](*inputs[:argument], x, *inputs[argument + 1 :], **out)
+
+    plain = forward_ad.unpack_dual(inputs[argument]).primal
+    with pytest.raises(RuntimeError, match=no_derivative(op)):
+        torch.func.jvp(call, (plain,), (plain,))
 
 
 @pytest.mark.parametrize("argument", [0, 1, 2], ids=["query", "key_cache", "value_cache"])
@@ -145,7 +165,7 @@ def test_backward_raises(op, argument):
     got = OPS[op](*inputs)  # the forward is unharmed
     for index, (a, b) in enumerate(zip(as_tuple(got), as_tuple(want), strict=True)):
         assert a.requires_grad and torch.equal(a, b)
-        with pytest.raises(RuntimeError, match=no_backward(op)):
+        with pytest.raises(RuntimeError, match=no_derivative(op)):
             as_tuple(OPS[op](*inputs))[index].sum().backward()
     assert inputs[argument].grad is None
 
@@ -159,7 +179,7 @@ def test_decode_out_refuses_gradients(argument):
     inputs = make(named("block_edges"))
     out = torch.full_like(inputs.query, 5.0)
     (out if argument == "out" else inputs[argument]).requires_grad_()
-    with pytest.raises(RuntimeError, match=no_backward("decode_out")):
+    with pytest.raises(RuntimeError, match=no_derivative("decode_out")):
         OPS["decode_out"](*inputs, out=out)
     assert (out == 5.0).all()
     with torch.no_grad():
