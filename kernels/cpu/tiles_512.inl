@@ -9,15 +9,15 @@ constexpr int64_t kValueTokens = kStreams;
 
 // From this many query heads to a kv head on, sums that are loaded and stored less often are worth
 // more than the order. GB/s of two Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4
-// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67. Not so on a Xeon,
-// two cores of which have 30 with 4 and 27 with 8 at group 4: what has AMX or lacks dot products of
-// bfloat16 is taken for one.
-constexpr int64_t kWideGroup = 4;
+// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67. Of two Xeon cores:
+// group 4 has 31 and 28, group 5 22.7 with either, group 6 20 and 21. What has AMX or lacks dot
+// products of bfloat16 is taken for a Xeon.
 #if PA_HP_BF16_DOT && !PA_HP_AMX
-constexpr int64_t kWideValueTokens = 8;
+constexpr int64_t kWideGroup = 4;
 #else
-constexpr int64_t kWideValueTokens = kValueTokens;
+constexpr int64_t kWideGroup = 5;
 #endif
+constexpr int64_t kWideValueTokens = 8;
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
 // same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. In tiles of several
