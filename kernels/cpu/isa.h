@@ -36,7 +36,7 @@ struct Kernels {
 
 // Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind
 // them, a tile more included.
-constexpr int64_t kRoom = kChunkTokens + 32;
+constexpr int64_t kRoom = kChunkTokens + 48;
 
 // With AMX the query heads of a kv head are in blocks of 8 or 16, the last of which may have fewer,
 // from as many on as are faster so: docs/cpu.md. Room is kept for that with every instruction set.

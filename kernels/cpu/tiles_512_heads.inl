@@ -7,20 +7,16 @@
 // a token in bfloat16 takes 94 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 158
 // and 174, of which the multiply-adds are 128.
 //
-// Meanwhile the rows kFetchTokens further on are fetched; during scores also the first tile of
-// values, and during values that of the next chunk's keys. Two Xeon cores without AMX, cold pages,
-// ns a token and kv head in float16 and bfloat16: h64/kv4 121 and 140 with lines 1.25 KiB further
-// on, 88 and 104 with those rows; h16/kv1 82 and 103 without the first tiles, 77 and 98 with them.
+// Meanwhile rows further on are fetched; during scores also the first tile of values, and during
+// values the first ones of the next chunk's keys. Two Xeon cores without AMX, cold pages, ns a
+// token and kv head in float16 and bfloat16: h64/kv4 121 and 140 with lines 1.25 KiB further on,
+// 88 and 104 with rows; h16/kv1 82 and 103 without the first tiles, 77 and 98 with them.
 
 constexpr int64_t kTile = 32;  // tokens of values
 constexpr int kKeyTile = 16;   // tokens of keys, one vector of sums each
-constexpr int kFetchTokens = 16;
 
-// Tiles of 256 values, or keys, fetch so many rows each of the first tile of keys, or values.
-constexpr int64_t kFirstRows = kTile * kKeyTile / kChunkTokens;
-
-// Every place of find_rows that is fetched is one that it fills.
-static_assert(kChunkTokens + kKeyTile + kFetchTokens <= kRoom && kTile <= kRoom);
+// Rows of the first values that are fetched for each tile of keys.
+constexpr int64_t kFirstValues = kTile * kKeyTile / kChunkTokens;
 
 // bfloat16 is multiplied in pairs where there are dot products: a word is two neighbours of a key,
 // or the same element of two tokens' values. Otherwise a word is one element in float32.
@@ -30,6 +26,15 @@ constexpr bool kDots = std::is_same_v<T, BFloat>;
 #else
 constexpr bool kDots = false;
 #endif
+
+// How many rows ahead lines are fetched. ns of two Zen 5 cores for a token, cold pages: h16/kv1 in
+// bfloat16 26.9 with 12 rows, 26.1 with 16, 25.0 with 24, 25.3 with 32; h64/kv4 in float16 45.5
+// with 8, 43.4 with 12 and 16, 44.4 with 24. With head_dim 256, 12 rows would be 3 % faster.
+template <class T>
+constexpr int64_t kAhead = kDots<T> ? 24 : 16;
+
+// Every place of find_rows that is fetched is one that it fills.
+static_assert(kChunkTokens + kKeyTile + kAhead<BFloat> <= kRoom && kTile <= kRoom);
 
 // sum += a * b, lane by lane, words as above.
 template <class T>
@@ -102,16 +107,18 @@ template <int kCount, class T>
 template <class T>
 [[gnu::always_inline]] inline void fetch_first_values(const Chunk<T>& chunk, int64_t kv_head,
                                                       int64_t tile) {
-  for (int64_t row = tile * kFirstRows; row < (tile + 1) * kFirstRows; ++row) {
+  for (int64_t row = tile * kFirstValues; row < (tile + 1) * kFirstValues; ++row) {
     fetch_row(chunk.values[row] + kv_head * chunk.p.value_stride_head, chunk.p.head_dim_v);
   }
 }
 
-// Rows at kv head 0, with which the next chunk starts, of its first tile of keys, for tile `tile`
-// of values. In blocks that end earlier the addresses go astray, which harms nothing.
+// Of the first `rows` keys at kv head 0, with which the next chunk starts, those for tile `tile` of
+// values. In blocks that end earlier the addresses go astray, which harms nothing.
 template <class T>
-[[gnu::always_inline]] inline void fetch_next_keys(const Chunk<T>& chunk, int64_t tile) {
-  for (int64_t row = tile * kFirstRows; row < (tile + 1) * kFirstRows; ++row) {
+[[gnu::always_inline]] inline void fetch_next_keys(const Chunk<T>& chunk, int64_t rows,
+                                                   int64_t tile) {
+  constexpr int64_t kTiles = kChunkTokens / kTile;
+  for (int64_t row = rows * tile / kTiles; row < rows * (tile + 1) / kTiles; ++row) {
     const T* first = chunk.next_keys[row % kStreams];
     fetch_row(first + row / kStreams * chunk.p.key_stride_token, chunk.p.head_dim);
   }
@@ -133,7 +140,7 @@ template <class T>
       store(to + s * kLanes, load(from));
     }
   }
-  fetch_lines<kStreams>(keys + row * kStreams + kFetchTokens, offset + vector * kElements);
+  fetch_lines<kStreams>(keys + row * kStreams + kAhead<T>, offset + vector * kElements);
 }
 
 template <class T>
@@ -222,8 +229,9 @@ template <class T>
       BitVec a = {}, b = {};
       if (token + s < left) a = load_words(values[token + s] + offset + line * kLine);
       if (token + s + 1 < left) b = load_words(values[token + s + 1] + offset + line * kLine);
-      const BitVec words[2] = {(a & 0xffffu) | b << 16, a >> 16 | (b & 0xffff0000u)};
-      std::memcpy(to + s * kLine, words, sizeof words);
+      const BitVec even = (a & 0xffffu) | b << 16, odd = a >> 16 | (b & 0xffff0000u);
+      std::memcpy(to + s * kLine, &even, sizeof even);
+      std::memcpy(to + (s + 1) * kLine, &odd, sizeof odd);
     }
   } else {
     typedef char Line __attribute__((vector_size(kLine * sizeof(T))));
@@ -236,7 +244,7 @@ template <class T>
       std::memcpy(to + s * kLine, &elements, sizeof elements);
     }
   }
-  if (token < left) fetch_lines<kStreams>(values + token + kFetchTokens, offset + line * kLine);
+  if (token < left) fetch_lines<kStreams>(values + token + kAhead<T>, offset + line * kLine);
 }
 
 template <class T>
@@ -256,7 +264,7 @@ template <class T>
     }
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
-    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, t / kTile);
+    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, kAhead<T>, t / kTile);
     for (int i = 0; kDots<T> && i < kTile; i += 2) {
       const Vec even = load(weights + i * kBlockHeads), odd = load(weights + (i + 1) * kBlockHeads);
       store(weights + i / 2 * kBlockHeads, narrow_weights<kBlockHeads>(even, odd));
