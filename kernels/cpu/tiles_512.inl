@@ -8,15 +8,11 @@ constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
 // From this many query heads to a kv head on, sums that are loaded and stored less often are worth
-// more than the order. GB/s of two Zen 5 cores in float16 with tiles of 4 and of 8 values: group 4
-// has 71 and 75, group 2 82 and 75, group 1 83 and 78. With 16 group 4 has 67. Of two Xeon cores:
-// group 4 has 31 and 28, group 5 22.7 with either, group 6 20 and 21. What has AMX or lacks dot
-// products of bfloat16 is taken for a Xeon.
-#if PA_HP_BF16_DOT && !PA_HP_AMX
-constexpr int64_t kWideGroup = 4;
-#else
+// more than the order: two Zen 5 cores in their slower state have 0.93 of `read` with 4 and 0.84
+// with 8 values of group 4 in float16, 0.89 and 0.84 of group 5, 0.84 and 0.83 of group 6, 0.75 and
+// 0.80 of group 8; in their faster state group 4 0.83 and 0.84. Two Xeon cores have 31 and 28 GB/s
+// of group 4, 22.7 with either of group 5, 20 and 21 of group 6.
 constexpr int64_t kWideGroup = 5;
-#endif
 constexpr int64_t kWideValueTokens = 8;
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
@@ -99,6 +95,14 @@ constexpr bool kPairs = true;
 #endif
 #endif
 
+// A row's address, hidden from GCC, which adds the same offset to vectors of addresses and takes
+// them apart again: two of a token's 23 cycles of scores in float16 on a Zen 5 core from L1.
+template <class T>
+[[gnu::always_inline]] inline const T* row_at(const T* row) {
+  asm("" : "+r"(row));
+  return row;
+}
+
 // Scores of kRows query rows against kTileTokens keys, [token][row].
 template <int kRows, bool kAhead, class T>
 [[gnu::noinline]] void score_tile(const Chunk<T>& chunk, int64_t head, const T* const* tokens,
@@ -107,7 +111,7 @@ template <int kRows, bool kAhead, class T>
   constexpr auto kEach = std::make_integer_sequence<int, kSums>{};
   const DecodeParams& p = chunk.p;
   const T* keys[kTokens];
-  for (int t = 0; t < kTokens; ++t) keys[t] = tokens[t] + offset;
+  for (int t = 0; t < kTokens; ++t) keys[t] = row_at(tokens[t] + offset);
   Vec sums[kSums] = {};
 #if PA_HP_BF16_DOT
   if constexpr (std::is_same_v<T, BFloat> && kPairs<kRows>) {
@@ -181,7 +185,7 @@ template <int kRows, int kTokens, bool kAhead, class T>
                                   int64_t ahead, float* acc, int64_t head_dim_v) {
   constexpr int kVecs = kRows == 8 ? 2 : kRows == 4 ? 4 : 8;
   const T* values[kTokens];
-  for (int t = 0; t < kTokens; ++t) values[t] = tokens[t] + offset;
+  for (int t = 0; t < kTokens; ++t) values[t] = row_at(tokens[t] + offset);
   int64_t c = 0;
   for (; c + kVecs * kLanes <= head_dim_v; c += kVecs * kLanes) {
     value_tile<kRows, kVecs, kAhead>(weights, values, ahead, c, acc, head_dim_v);
