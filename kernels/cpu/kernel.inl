@@ -389,8 +389,18 @@ void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
   }
 }
 
+// Tokens of a step over all kv heads: `tokens` where a token's heads lie next to each other, a
+// whole chunk where a head's tokens do, so that memory is read in its order, and where heads are
+// the lanes.
+inline int64_t step_tokens(const DecodeParams& p, int64_t tokens, int64_t stride_token,
+                           int64_t stride_head) {
+  return in_block(p, 0) || stride_token < stride_head ? kChunkTokens : tokens;
+}
+
 template <int kTokens, class T>
-void add_values(const Chunk<T>& chunk, int64_t step) {
+void add_values(const Chunk<T>& chunk) {
+  const DecodeParams& p = chunk.p;
+  const int64_t step = step_tokens(p, kTokens, p.value_stride_token, p.value_stride_head);
   for (int64_t t = 0; t < chunk.tokens; t += step) {
     each_head<Values<kTokens>::template Step>(chunk, t, std::min(t + step, chunk.tokens));
   }
@@ -399,15 +409,15 @@ void add_values(const Chunk<T>& chunk, int64_t step) {
 template <class T>
 void attend_rows(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
-  const int64_t step = in_block(p, 0) ? kChunkTokens : kScoreTokens;
+  const int64_t step = step_tokens(p, kScoreTokens, p.key_stride_token, p.key_stride_head);
   for (int64_t t = 0; t < chunk.tokens; t += step) {
     each_head<ScoreStep>(chunk, t, std::min(t + step, chunk.tokens));
   }
   each_head<SoftmaxStep>(chunk, 0, chunk.tokens);
   if (p.group < kWideGroup) {
-    add_values<kValueTokens>(chunk, kValueTokens);
+    add_values<kValueTokens>(chunk);
   } else {
-    add_values<kWideValueTokens>(chunk, in_block(p, 0) ? kChunkTokens : kWideValueTokens);
+    add_values<kWideValueTokens>(chunk);
   }
 }
 

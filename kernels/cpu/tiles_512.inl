@@ -215,16 +215,17 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
   }
 };
 
-// Bytes from a line of values to the one that is fetched with it: whole kv heads further on, and
-// behind the last one in the next tile.
+// Bytes from a line of values to the one that is fetched with it: whole rows further on, which are
+// those of other kv heads, behind the last one in the next tile, or those of other tokens.
 template <int kTokens, class T>
 int64_t value_ahead(const Chunk<T>& chunk, int64_t kv_head) {
   constexpr int64_t kEach = kTokens / kStreams;  // tokens of a stream
   constexpr int64_t kAhead = kEach == 1 ? kAheadBytes : kWideAheadBytes, kSize = sizeof(T);
   const DecodeParams& p = chunk.p;
-  const int64_t heads = std::max<int64_t>(1, kAhead / (p.head_dim_v * kSize));
-  int64_t elements = heads * p.value_stride_head;
-  if (kv_head + heads >= chunk.kv_end) {
+  const int64_t rows = std::max<int64_t>(1, kAhead / (p.head_dim_v * kSize));
+  if (p.value_stride_token < p.value_stride_head) return rows * p.value_stride_token * kSize;
+  int64_t elements = rows * p.value_stride_head;
+  if (kv_head + rows >= chunk.kv_end) {
     elements += kEach * p.value_stride_token;
     elements -= (chunk.kv_end - chunk.kv_begin) * p.value_stride_head;
   }
