@@ -58,6 +58,7 @@ class Case:
     seq_lens: tuple[int, ...]
     dtype: str
     head_dim_v: int | None = None  # head_dim
+    heads_first: bool = False  # a page's tokens of one kv head lie next to each other
 
     @property
     def batch(self) -> int:
@@ -185,7 +186,8 @@ def make_inputs(
     generator = torch.Generator().manual_seed(sum(case.name.encode()))
     dtype = DTYPES[case.dtype]
     pages = [-(-length // case.block_size) for length in case.seq_lens]
-    shape = (num_layers, sum(pages), case.block_size, case.kv_heads)
+    page = (case.block_size, case.kv_heads)
+    shape = (num_layers, sum(pages), *(reversed(page) if case.heads_first else page))
     # Random numbers for a gigabyte take longer than the bench; a repeated pattern does not.
     pattern = torch.randn(_PATTERN, generator=generator).to(dtype)
     caches = [torch.empty(*shape, dim, dtype=dtype) for dim in case.head_dims]
@@ -193,6 +195,8 @@ def make_inputs(
         for chunk in cache.view(-1).split(_PATTERN):
             chunk.copy_(pattern[: chunk.numel()])
         pattern = pattern.roll(_PATTERN // 2)  # V is another stretch than K
+    if case.heads_first:
+        caches = [cache.transpose(2, 3) for cache in caches]
 
     ids = torch.randperm(sum(pages), generator=generator, dtype=torch.int32)
     order = (ids if shuffle else ids.sort().values).split(pages)
