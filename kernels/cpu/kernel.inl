@@ -204,10 +204,9 @@ inline Vec exp2(Vec x) {
 #endif
 }
 
-inline float exp2(float x) { return exp2(splat(x))[0]; }
-
 // Subtracting -inf from -inf would give NaN where the weight is meant to be 0.
 inline float finite_or_zero(float max) { return max == -kInfinity ? 0.f : max; }
+inline Vec finite_or_zero(Vec max) { return max == -kInfinity ? Vec{} : max; }
 
 // sum += a * b. As an instruction by hand on AVX: compilers load a factor anew for each of its
 // uses, or take other registers for the sums than they are in, and then run out of them.
@@ -531,19 +530,25 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
 }
 
 void fold(int64_t rows, int64_t head_dim_v, State state, State next) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const float a = state.max[row];
-    const float b = next.max[row];
-    const float top = b > a ? b : a;
-    const float base = finite_or_zero(top);
-    const float keep = exp2(a - base);
-    const float add = exp2(b - base);
-    state.max[row] = top;
-    state.sum[row] = state.sum[row] * keep + next.sum[row] * add;
-    float* acc = state.acc + row * head_dim_v;
-    const float* other = next.acc + row * head_dim_v;
-    for (int64_t i = 0; i < head_dim_v; i += kLanes) {
-      store(acc + i, load(acc + i) * keep + load(other + i) * add);
+  for (int64_t first = 0; first < rows; first += kLanes) {
+    const int64_t count = std::min<int64_t>(rows - first, kLanes);
+    float a[kLanes] = {}, b[kLanes] = {}, keep[kLanes], add[kLanes];
+    std::copy_n(state.max + first, count, a);
+    std::copy_n(next.max + first, count, b);
+    const Vec top = load(b) > load(a) ? load(b) : load(a);
+    const Vec base = finite_or_zero(top);
+    store(keep, exp2(load(a) - base));
+    store(add, exp2(load(b) - base));
+    store(a, top);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i;
+      state.max[row] = a[i];
+      state.sum[row] = state.sum[row] * keep[i] + next.sum[row] * add[i];
+      float* acc = state.acc + row * head_dim_v;
+      const float* other = next.acc + row * head_dim_v;
+      for (int64_t d = 0; d < head_dim_v; d += kLanes) {
+        store(acc + d, load(acc + d) * keep[i] + load(other + d) * add[i]);
+      }
     }
   }
 }
