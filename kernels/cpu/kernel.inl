@@ -323,12 +323,12 @@ template <int kRows>
 struct SoftmaxStep {
   template <class T>
   static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t, int64_t end) {
+    if constexpr (kRows == kBlockHeads) return;  // scores and values of a block do it
     const DecodeParams& p = chunk.p;
     float* scores = chunk.weights + head * kRoom;
     for (int64_t i = end * kRows; i % kLanes != 0; ++i) scores[i] = -kInfinity;
-    // Memory would idle: the first values of each stream, whose lines nothing fetches ahead. Blocks
-    // have fetched theirs.
-    if (kLanes == kBlockHeads && kRows < kBlockHeads && head % p.group == 0) {
+    // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
+    if (kLanes == kBlockHeads && head % p.group == 0) {
       for (int s = 0; s < kStreams; ++s) {
         fetch_row(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
       }

@@ -155,6 +155,7 @@ template <class T>
     for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
   }
   float* scores = chunk.weights + head * kRoom;
+  Vec top = splat(-kInfinity);
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
     fetch_first_values(chunk, kv_head, t / kKeyTile);
     const T* const* next_keys = chunk.keys + t + kKeyTile;  // or what find_rows put there
@@ -180,11 +181,14 @@ template <class T>
       for (int i = 0; i < kKeyTile; ++i) {
         float* score = scores + i * kBlockHeads;
         const Vec before = end == words / 4 ? Vec{} : load(score);
-        store(score, sums[i] * factor + before);
+        const Vec sum = sums[i] * factor + before;
+        store(score, sum);
+        if (end == words) top = max(sum, top);
       }
     }
     std::swap(tile, next);
   }
+  store(chunk.state.max + head, top);
 }
 
 // Weights of 32 / kRows tokens, [token][head], as bfloat16 numbers [head][token]. With dot products
@@ -257,7 +261,11 @@ template <class T>
   float* acc = chunk.state.acc + head * head_dim_v;
   T* tile = reinterpret_cast<T*>(chunk.tiles);
   T* next = tile + kTile * head_dim_v;
-  for (int64_t t = chunk.tokens; t % kTile != 0; ++t) store(weights + t * kBlockHeads, Vec{});
+  for (int64_t t = chunk.tokens; t % kTile != 0; ++t) {
+    store(weights + t * kBlockHeads, splat(-kInfinity));
+  }
+  const Vec base = finite_or_zero(load(chunk.state.max + head));
+  Vec total = {};
   for (int64_t row = 0; row < kTile / kStreams; ++row) {
     for (int64_t line = 0; line < lines; ++line) {
       put_values(chunk.values, chunk.tokens, offset, row, line, tile);
@@ -265,9 +273,17 @@ template <class T>
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
     if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, kAhead<T>, t / kTile);
-    for (int i = 0; kDots<T> && i < kTile; i += 2) {
-      const Vec even = load(weights + i * kBlockHeads), odd = load(weights + (i + 1) * kBlockHeads);
-      store(weights + i / 2 * kBlockHeads, narrow_weights<kBlockHeads>(even, odd));
+    for (int i = 0; i < kTile; i += 2) {
+      float* score = weights + i * kBlockHeads;
+      const Vec even = exp2(load(score) - base), odd = exp2(load(score + kBlockHeads) - base);
+      total += even;
+      total += odd;
+      if constexpr (kDots<T>) {
+        store(weights + i / 2 * kBlockHeads, narrow_weights<kBlockHeads>(even, odd));
+      } else {
+        store(score, even);
+        store(score + kBlockHeads, odd);
+      }
     }
     const T* const* next_values = chunk.values + t + kTile;
     const int64_t left = chunk.tokens - t - kTile;
@@ -309,4 +325,5 @@ template <class T>
     }
     std::swap(tile, next);
   }
+  store(chunk.state.sum + head, total);
 }
