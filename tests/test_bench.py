@@ -95,9 +95,12 @@ def test_sdpa_peer_is_right(dtype, lengths):
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_inputs_are_poisoned_and_independent():
-    inputs = decode.make_inputs(RAGGED, max_layers=3)
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_inputs_are_poisoned_and_independent(heads_first):
+    inputs = decode.make_inputs(replace(RAGGED, heads_first=heads_first), max_layers=3)
     key_cache, value_cache = inputs.key_caches, inputs.value_caches
+    assert key_cache.shape == value_cache.shape == (3, 11, 16, 2, 16)
+    assert key_cache.stride() == (11 * 512, 512, *((16, 256) if heads_first else (32, 16)), 1)
     assert inputs.num_layers == 3
     assert not torch.equal(key_cache[0].nan_to_num(), key_cache[1].nan_to_num())
     assert not torch.equal(key_cache[0].nan_to_num(), value_cache[0].nan_to_num())

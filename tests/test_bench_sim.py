@@ -51,7 +51,7 @@ def test_suites():
     assert sorted(set(ragged["outlier_b32_h32kv8_s32768"].seq_lens)) == [512, 32768]
     assert len(wide) == 7
     cpu = suites.cases("cpu")
-    assert len(cpu) == 20 and all(16e6 < case.kv_bytes < 310e6 for case in cpu.values())
+    assert len(cpu) == 22 and all(16e6 < case.kv_bytes < 310e6 for case in cpu.values())
     assert all(name.endswith(f"_{case.dtype}") for name, case in cpu.items())
     lengths = cpu["b32_h32kv8_s1-4096_bf16"].seq_lens
     assert (len(lengths), min(lengths) >= 1, max(lengths) <= 4096) == (32, True, True)
@@ -59,6 +59,7 @@ def test_suites():
         assert f"b{case.batch}_h{case.heads}kv{case.kv_heads}" in name
         assert f"d{case.head_dim}_" in name or case.head_dim == 128
         assert f"bs{case.block_size}_" in name or case.block_size == 128
+        assert name.startswith("heads_first") == case.heads_first
         assert f"_s{max(case.seq_lens)}" in name or len(set(case.seq_lens)) > 1
 
 
