@@ -367,10 +367,17 @@ def _last_value(inputs):
     return inputs.value_cache[inputs.block_table[0, token // 16], token % 16]
 
 
+def _nan_low_bits(like):
+    """A NaN whose payload is in the bits that others leave 0."""
+    word = {2: torch.int16, 4: torch.int32}[like.itemsize]
+    return (torch.full_like(like[0, 0, :1], torch.nan).view(word) + 1).view(like.dtype)
+
+
 SPECIAL = [
     _special("query_nan", lambda i: i.query[0, 1, 3:4].fill_(torch.nan)),
     _special("query_inf", lambda i: i.query[0, 1, 3:4].fill_(torch.inf)),
     _special("key_nan", lambda i: _first_key(i)[0, 3:4].fill_(torch.nan)),
+    _special("key_nan_low_bits", lambda i: _first_key(i)[0, 3:4].copy_(_nan_low_bits(i.query))),
     _special("key_inf", lambda i: _first_key(i)[0, 3:4].fill_(torch.inf)),
     _special("key_row_minus_inf", lambda i: _first_key(i)[0].fill_(-torch.inf)),
     _special("value_nan", lambda i: _first_value(i)[0, 3:4].fill_(torch.nan)),
