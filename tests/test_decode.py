@@ -145,6 +145,20 @@ def test_thread_count_does_not_change_bits(case, dtype, set_threads):
         assert run(case, inputs) == want, f"{threads} threads"
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group", [1, 3, 4, 5, 8, 16, 20])
+def test_layout_of_the_cache_does_not_change_bits(group, dtype, set_threads):
+    set_threads(2)
+    lengths = (0, 1, 5, 255, 261, 700)
+    case = DecodeCase("layout", lengths, heads=3 * group, kv_heads=3, head_dim=64, dtype=dtype)
+    query, *caches, block_table, seq_lens = make(case)
+    want = run(case, (query, *caches, block_table, seq_lens))
+    for key_layout, value_layout in [("heads_first", "plain"), ("wide", "heads_first")]:
+        laid = lay_out(caches[0], key_layout), lay_out(caches[1], value_layout)
+        got = run(case, (query, *laid, block_table, seq_lens))
+        assert got == want, (key_layout, value_layout)
+
+
 def test_batch_order_does_not_change_bits(set_threads):
     set_threads(3)
     inputs = make(RAGGED)
@@ -270,7 +284,7 @@ def test_other_instruction_sets(name, python):
         """
         import sys
         import pytest
-        wanted = "matches_reference or thread_count or dead_slots or special_values"
+        wanted = "matches_reference or thread_count or layout or dead_slots or special_values"
         sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "test_decode.py", "-k", wanted]))
         """,
         PA_HP_CPU_ISA=name,

@@ -391,12 +391,14 @@ void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
   }
 }
 
-// Tokens of a step over all kv heads: `tokens` where a token's heads lie next to each other, a
-// whole chunk where a head's tokens do, so that memory is read in its order, and where heads are
-// the lanes.
+// Tokens of a step over all kv heads: `tokens` where a token's heads lie next to each other; a
+// whole chunk where heads are the lanes, and where a head's tokens lie next to each other, so that
+// memory is read in its order, unless so many query heads share a kv head that they read a step's
+// rows several times, which then should be in L1.
 inline int64_t step_tokens(const DecodeParams& p, int64_t tokens, int64_t stride_token,
                            int64_t stride_head) {
-  return in_block(p, 0) || stride_token < stride_head ? kChunkTokens : tokens;
+  const bool heads_first = stride_token < stride_head && p.group < kBlockHeads;
+  return in_block(p, 0) || heads_first ? kChunkTokens : tokens;
 }
 
 template <int kTokens, class T>

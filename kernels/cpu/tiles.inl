@@ -1,10 +1,10 @@
 // Scores and values of a chunk in tiles of vectors of up to 32 bytes: included by kernel.inl where
 // vectors are shorter than AVX-512's.
 
-// Tokens whose scores or values are worked on together, of all kv heads in turn: few, so that each
-// stream is read in the order of memory. Three by four rows are twelve sums, which with the keys
-// and a query just fit AVX2's registers. 15 GB/s as above; 13 with 6 and 4 tokens, 12.5 with 3
-// and 8.
+// Tokens whose scores or values are worked on together, of all kv heads in turn where a token's
+// heads lie together: few, so that each stream is read in the order of memory. Three by four rows
+// are twelve sums, which with the keys and a query just fit AVX2's registers. 15 GB/s as above; 13
+// with 6 and 4 tokens, 12.5 with 3 and 8.
 constexpr int64_t kScoreTokens = 3;
 constexpr int64_t kValueTokens = 4;
 
@@ -253,7 +253,7 @@ struct ScoreStep {  // of tokens [begin, end)
 template <int kTokens>
 struct Values {
   template <int kRows>
-  struct Step {  // of tokens [begin, end), at most kTokens
+  struct Step {  // of tokens [begin, end)
     template <class T>
     static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
                     int64_t end) {
@@ -261,12 +261,12 @@ struct Values {
       const float* weights = chunk.weights + head * kRoom;
       const int64_t offset = kv_head * p.value_stride_head;
       float* acc = chunk.state.acc + head * p.head_dim_v;
-      if (end - begin == kTokens) {
-        value_rows<kRows, kTokens>(weights + begin * kRows, chunk.values + begin, offset, acc,
+      int64_t t = begin;
+      for (; t + kTokens <= end; t += kTokens) {
+        value_rows<kRows, kTokens>(weights + t * kRows, chunk.values + t, offset, acc,
                                    p.head_dim_v);
-        return;
       }
-      for (int64_t t = begin; t < end; ++t) {
+      for (; t < end; ++t) {
         value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
       }
     }
