@@ -34,8 +34,8 @@ struct Kernels {
   void (*finish)(const DecodeParams& params, int64_t seq, int64_t head, int64_t rows, State state);
 };
 
-// Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read behind
-// them, a tile more included.
+// Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read or fetch
+// behind them, up to 16 + 24 (tiles_512_heads.inl), in whole lines.
 constexpr int64_t kRoom = kChunkTokens + 48;
 
 // With AMX the query heads of a kv head are in blocks of 8 or 16, the last of which may have fewer,

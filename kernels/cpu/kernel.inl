@@ -322,21 +322,23 @@ template <class T>
   for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
 }
 
+// But for blocks, whose scores and values do it.
 template <int kRows>
 struct SoftmaxStep {
   template <class T>
   static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t, int64_t end) {
-    if constexpr (kRows == kBlockHeads) return;  // scores and values of a block do it
-    const DecodeParams& p = chunk.p;
-    float* scores = chunk.weights + head * kRoom;
-    for (int64_t i = end * kRows; i % kLanes != 0; ++i) scores[i] = -kInfinity;
-    // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
-    if (kLanes == kBlockHeads && head % p.group == 0) {
-      for (int s = 0; s < kStreams; ++s) {
-        fetch_row(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+    if constexpr (kRows < kBlockHeads) {
+      const DecodeParams& p = chunk.p;
+      float* scores = chunk.weights + head * kRoom;
+      for (int64_t i = end * kRows; i % kLanes != 0; ++i) scores[i] = -kInfinity;
+      // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
+      if (kLanes == kBlockHeads && head % p.group == 0) {
+        for (int s = 0; s < kStreams; ++s) {
+          fetch_row(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+        }
       }
+      softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
     }
-    softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
   }
 };
 
@@ -534,13 +536,14 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   attend_rows(chunk);
 }
 
+// As many rows at a time as two vectors hold the powers of.
 void fold(int64_t rows, int64_t head_dim_v, State state, State next) {
   for (int64_t first = 0; first < rows; first += kLanes) {
     const int64_t count = std::min<int64_t>(rows - first, kLanes);
     float a[kLanes] = {}, b[kLanes] = {}, keep[kLanes], add[kLanes];
     std::copy_n(state.max + first, count, a);
     std::copy_n(next.max + first, count, b);
-    const Vec top = load(b) > load(a) ? load(b) : load(a);
+    const Vec top = max(load(b), load(a));
     const Vec base = finite_or_zero(top);
     store(keep, exp2(load(a) - base));
     store(add, exp2(load(b) - base));

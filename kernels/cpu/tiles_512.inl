@@ -8,17 +8,18 @@ constexpr int64_t kScoreTokens = kStreams;
 constexpr int64_t kValueTokens = kStreams;
 
 // From this many query heads to a kv head on, sums that are loaded and stored less often are worth
-// more than the order: two Zen 5 cores in their slower state have 0.93 of `read` with 4 and 0.84
-// with 8 values of group 4 in float16, 0.89 and 0.84 of group 5, 0.84 and 0.83 of group 6, 0.75 and
-// 0.80 of group 8; in their faster state group 4 0.83 and 0.84. Two Xeon cores have 31 and 28 GB/s
-// of group 4, 22.7 with either of group 5, 20 and 21 of group 6.
+// more than the order. Shares of `read` of two Zen 5 cores in their slower state in float16, with 4
+// and with 8 values at a time: group 4 0.93 and 0.84, 5 0.89 and 0.84, 6 0.84 and 0.83, 8 0.75 and
+// 0.80; in their faster state group 4 0.83 and 0.84, and group 5 has on one core 22 and 19 ns a
+// token. GB/s of two Xeon cores: 31 and 28 of group 4, 22.7 with either of group 5, 20 and 21 of 6.
 constexpr int64_t kWideGroup = 5;
 constexpr int64_t kWideValueTokens = 8;
 
 // What is fetched ahead in each stream: with 2 KiB, group 4 in bfloat16 has 0.80 of a read of the
 // same pages on one Zen 5 core, with 1 KiB 0.76, with 4 KiB 0.71, without 0.74. In tiles of several
-// tokens of each: group 4 on two cores 0.82 with 1.25 KiB, 0.81 with 1 KiB, 0.79 with 2 KiB. At a
-// page's end it goes astray, which harms nothing: a prefetch does not fault.
+// tokens of each: group 8 in bfloat16 on two cores 0.85 with 1 KiB and 1.25 KiB, 0.84 with 2 KiB,
+// 0.81 with 0.5 KiB. At a page's end it goes astray, which harms nothing: a prefetch does not
+// fault.
 constexpr int64_t kAheadBytes = 2048;
 constexpr int64_t kWideAheadBytes = 1280;
 
@@ -220,9 +221,9 @@ struct ScoreStep {  // of tokens [begin, end), and of whole tiles
 template <int kTokens, class T>
 int64_t value_ahead(const Chunk<T>& chunk, int64_t kv_head) {
   constexpr int64_t kEach = kTokens / kStreams;  // tokens of a stream
-  constexpr int64_t kAhead = kEach == 1 ? kAheadBytes : kWideAheadBytes, kSize = sizeof(T);
+  constexpr int64_t kBytes = kEach == 1 ? kAheadBytes : kWideAheadBytes, kSize = sizeof(T);
   const DecodeParams& p = chunk.p;
-  const int64_t rows = std::max<int64_t>(1, kAhead / (p.head_dim_v * kSize));
+  const int64_t rows = std::max<int64_t>(1, kBytes / (p.head_dim_v * kSize));
   if (p.value_stride_token < p.value_stride_head) return rows * p.value_stride_token * kSize;
   int64_t elements = rows * p.value_stride_head;
   if (kv_head + rows >= chunk.kv_end) {

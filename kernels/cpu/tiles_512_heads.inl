@@ -4,7 +4,7 @@
 //
 // Both phases compute on a tile of tokens in the L1 cache while they put the next one there, line
 // by line between the multiply-adds, one line of each stream in turn. With 16 heads to one kv head
-// a token in bfloat16 takes 94 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 158
+// a token in bfloat16 takes 84 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 156
 // and 174, of which the multiply-adds are 128.
 //
 // Meanwhile rows further on are fetched; during scores also the first tile of values, and during
@@ -27,14 +27,15 @@ constexpr bool kDots = std::is_same_v<T, BFloat>;
 constexpr bool kDots = false;
 #endif
 
-// How many rows ahead lines are fetched. ns of two Zen 5 cores for a token, cold pages: h16/kv1 in
-// bfloat16 26.9 with 12 rows, 26.1 with 16, 25.0 with 24, 25.3 with 32; h64/kv4 in float16 45.5
-// with 8, 43.4 with 12 and 16, 44.4 with 24. With head_dim 256, 12 rows would be 3 % faster.
+// How many rows ahead lines are fetched. ns of two Zen 5 cores for a token, cold pages, in one run
+// each: h16/kv1 in bfloat16 26.9 with 12 rows, 26.1 with 16, 25.0 with 24, 25.3 with 32; h64/kv4 in
+// float16 45.5 with 8, 43.4 with 12 and 16, 44.4 with 24. With head_dim 256, 12 rows would be 3 %
+// faster.
 template <class T>
-constexpr int64_t kAhead = kDots<T> ? 24 : 16;
+constexpr int64_t kRowsAhead = kDots<T> ? 24 : 16;
 
 // Every place of find_rows that is fetched is one that it fills.
-static_assert(kChunkTokens + kKeyTile + kAhead<BFloat> <= kRoom && kTile <= kRoom);
+static_assert(kChunkTokens + kKeyTile + kRowsAhead<BFloat> <= kRoom);
 
 // sum += a * b, lane by lane, words as above.
 template <class T>
@@ -140,7 +141,7 @@ template <class T>
       store(to + s * kLanes, load(from));
     }
   }
-  fetch_lines<kStreams>(keys + row * kStreams + kAhead<T>, offset + vector * kElements);
+  fetch_lines<kStreams>(keys + row * kStreams + kRowsAhead<T>, offset + vector * kElements);
 }
 
 template <class T>
@@ -155,6 +156,7 @@ template <class T>
     for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
   }
   float* scores = chunk.weights + head * kRoom;
+  // Behind the last token that token comes again, which changes no maximum.
   Vec top = splat(-kInfinity);
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
     fetch_first_values(chunk, kv_head, t / kKeyTile);
@@ -220,6 +222,12 @@ template <int kRows>
   return narrow_weights<kRows>(first, second, std::make_integer_sequence<int, kLine>{});
 }
 
+// The even elements of two rows, pair by pair, and the odd ones: as load_pair has them.
+[[gnu::always_inline]] inline void pair_words(BitVec a, BitVec b, BitVec& even, BitVec& odd) {
+  even = (a & 0xffffu) | b << 16;
+  odd = a >> 16 | (b & 0xffff0000u);
+}
+
 // Line `line` of each stream's value in row `row` of a tile, [line][token][kLine], or pairs of two
 // tokens' words; zeros in place of tokens that there are not: infinity times 0 would be NaN.
 template <class T>
@@ -233,7 +241,8 @@ template <class T>
       BitVec a = {}, b = {};
       if (token + s < left) a = load_words(values[token + s] + offset + line * kLine);
       if (token + s + 1 < left) b = load_words(values[token + s + 1] + offset + line * kLine);
-      const BitVec even = (a & 0xffffu) | b << 16, odd = a >> 16 | (b & 0xffff0000u);
+      BitVec even, odd;
+      pair_words(a, b, even, odd);
       std::memcpy(to + s * kLine, &even, sizeof even);
       std::memcpy(to + (s + 1) * kLine, &odd, sizeof odd);
     }
@@ -248,7 +257,7 @@ template <class T>
       std::memcpy(to + s * kLine, &elements, sizeof elements);
     }
   }
-  if (token < left) fetch_lines<kStreams>(values + token + kAhead<T>, offset + line * kLine);
+  if (token < left) fetch_lines<kStreams>(values + token + kRowsAhead<T>, offset + line * kLine);
 }
 
 template <class T>
@@ -272,7 +281,8 @@ template <class T>
     }
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
-    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, kAhead<T>, t / kTile);
+    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, kRowsAhead<T>, t / kTile);
+    // Scores become weights, and those behind the last token, -inf, 0.
     for (int i = 0; i < kTile; i += 2) {
       float* score = weights + i * kBlockHeads;
       const Vec even = exp2(load(score) - base), odd = exp2(load(score + kBlockHeads) - base);

@@ -313,9 +313,7 @@ template <class T, int kWidth>
 // even and odd elements in bfloat16, as `store_pair` has them.
 [[gnu::always_inline]] inline void split_values(const BFloat* first, const BFloat* second,
                                                 BitVec (&halves)[2][1]) {
-  const BitVec a = load_words(first), b = load_words(second);
-  halves[0][0] = (a & 0xffffu) | b << 16;
-  halves[1][0] = a >> 16 | (b & 0xffff0000u);
+  pair_words(load_words(first), load_words(second), halves[0][0], halves[1][0]);
 }
 
 [[gnu::always_inline]] inline void split_values(const Half* first, const Half* second,
