@@ -118,6 +118,22 @@ def test_one_token_copies_the_value():
         assert bits(decode(*inputs)[0]) == bits(value)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group", [1, 2, 4, 5, 8, 16, 20])
+def test_a_lone_score_however_large_copies_the_value(group, dtype):
+    """A last token far above all others has a weight of 1 exactly: the maximum is its own score."""
+    lengths = (1, 2, 3, 16, 17, 33, 255, 257)
+    case = DecodeCase("lone", lengths, heads=2 * group, kv_heads=2, head_dim=64, dtype=dtype)
+    inputs = make(case)
+    inputs.query.abs_().mul_(1e3 if dtype == torch.float16 else 3e9)
+    inputs.key_cache.abs_().neg_()
+    ends = inputs.seq_lens.long() - 1
+    rows = inputs.block_table.gather(1, ends[:, None] // 16).squeeze(1).long(), ends % 16
+    inputs.key_cache[rows] *= -1
+    values = inputs.value_cache[rows].repeat_interleave(group, dim=1)
+    assert bits(decode(*inputs)) == bits(values)
+
+
 @pytest.mark.parametrize("layout", ["wide", "heads_first", "fused"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_decode_out_strided(layout, dtype):
@@ -284,7 +300,7 @@ def test_other_instruction_sets(name, python):
         """
         import sys
         import pytest
-        wanted = "matches_reference or thread_count or layout or dead_slots or special_values"
+        wanted = "matches_reference or lone or thread_count or layout_of or dead or special"
         sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "test_decode.py", "-k", wanted]))
         """,
         PA_HP_CPU_ISA=name,

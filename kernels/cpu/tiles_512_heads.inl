@@ -156,7 +156,6 @@ template <class T>
     for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
   }
   float* scores = chunk.weights + head * kRoom;
-  // Behind the last token that token comes again, which changes no maximum.
   Vec top = splat(-kInfinity);
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
     fetch_first_values(chunk, kv_head, t / kKeyTile);
@@ -183,10 +182,12 @@ template <class T>
       for (int i = 0; i < kKeyTile; ++i) {
         float* score = scores + i * kBlockHeads;
         const Vec before = end == words / 4 ? Vec{} : load(score);
-        const Vec sum = sums[i] * factor + before;
-        store(score, sum);
-        if (end == words) top = max(sum, top);
+        store(score, sums[i] * factor + before);
       }
+    }
+    // Only of what is live: behind the last token it comes again, but may be rounded differently.
+    for (int i = 0; i < kKeyTile && t + i < chunk.tokens; ++i) {
+      top = max(load(scores + i * kBlockHeads), top);
     }
     std::swap(tile, next);
   }
