@@ -35,7 +35,7 @@ struct Kernels {
 };
 
 // Places for a token's rows or scores: a chunk's, and what whole vectors and tiles read or fetch
-// behind them, up to 16 + 24 (tiles_512_heads.inl), in whole lines.
+// behind them, up to 16 + 32 (tiles_512_heads.inl).
 constexpr int64_t kRoom = kChunkTokens + 48;
 
 // With AMX the query heads of a kv head are in blocks of 8 or 16, the last of which may have fewer,

@@ -27,15 +27,20 @@ constexpr bool kDots = std::is_same_v<T, BFloat>;
 constexpr bool kDots = false;
 #endif
 
-// How many rows ahead lines are fetched. ns of two Zen 5 cores for a token, cold pages, in one run
-// each: h16/kv1 in bfloat16 26.9 with 12 rows, 26.1 with 16, 25.0 with 24, 25.3 with 32; h64/kv4 in
-// float16 45.5 with 8, 43.4 with 12 and 16, 44.4 with 24. With head_dim 256, 12 rows would be 3 %
-// faster.
+// How many rows ahead lines are fetched: two tiles of keys or, of longer rows, which would not fit
+// into L1 with them, one. ns of two Zen 5 cores for a token, cold pages, in one run each: h16/kv1
+// in bfloat16 26.1 with 16 rows, 25.0 with 24, 25.3 with 32, on a slower day 29.8 with 24, 28.5
+// with 32; with head_dim 256 49.0 with 16, 52.9 with 32; in float16 40.4 with 16 and 40.3 with 32,
+// with head_dim 64 21.8 and 20.9. h64/kv4 in float16: 42.7 with 16, 44.6 with 32.
+constexpr int64_t kMostAhead = 2 * kKeyTile;
+
 template <class T>
-constexpr int64_t kRowsAhead = kDots<T> ? 24 : 16;
+int64_t rows_ahead(int64_t head_dim) {
+  return head_dim <= (kDots<T> ? 128 : 64) ? kMostAhead : kKeyTile;
+}
 
 // Every place of find_rows that is fetched is one that it fills.
-static_assert(kChunkTokens + kKeyTile + kRowsAhead<BFloat> <= kRoom);
+static_assert(kChunkTokens + kKeyTile + kMostAhead <= kRoom);
 
 // sum += a * b, lane by lane, words as above.
 template <class T>
@@ -127,7 +132,7 @@ template <class T>
 
 // Vector `vector` of words of each stream's key in row `row` of a tile, [vector][token][16 words],
 // from where a stream has its next one on. Fetches what comes later.
-template <class T>
+template <int kAhead, class T>
 [[gnu::always_inline]] inline void put_keys(const T* const* keys, int64_t offset, int64_t row,
                                             int64_t vector, float* tile) {
   constexpr int kElements = kDots<T> ? 2 * kLanes : kLanes;
@@ -141,11 +146,11 @@ template <class T>
       store(to + s * kLanes, load(from));
     }
   }
-  fetch_lines<kStreams>(keys + row * kStreams + kRowsAhead<T>, offset + vector * kElements);
+  fetch_lines<kStreams>(keys + row * kStreams + kAhead, offset + vector * kElements);
 }
 
-template <class T>
-[[gnu::noinline]] void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+template <int kAhead, class T>
+[[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   const DecodeParams& p = chunk.p;
   const int64_t offset = kv_head * p.key_stride_head;
   const int64_t words = p.head_dim / (kDots<T> ? 2 : 1), vectors = words / kLanes;
@@ -153,7 +158,7 @@ template <class T>
   float* tile = chunk.tiles;
   float* next = tile + vectors * kKeyTile * kLanes;
   for (int64_t row = 0; row < kKeyTile / kStreams; ++row) {
-    for (int64_t v = 0; v < vectors; ++v) put_keys(chunk.keys, offset, row, v, tile);
+    for (int64_t v = 0; v < vectors; ++v) put_keys<kAhead>(chunk.keys, offset, row, v, tile);
   }
   float* scores = chunk.weights + head * kRoom;
   Vec top = splat(-kInfinity);
@@ -175,7 +180,7 @@ template <class T>
         add_column<1, T>(sums, quads, query, from);
         add_column<2, T>(sums, quads, query, from);
         add_column<3, T>(sums, quads, query, from);
-        put_keys(next_keys, offset, row, next_vector, next);
+        put_keys<kAhead>(next_keys, offset, row, next_vector, next);
         if (++next_vector == vectors) next_vector = 0, ++row;
       }
 #pragma GCC unroll 16
@@ -192,6 +197,12 @@ template <class T>
     std::swap(tile, next);
   }
   store(chunk.state.max + head, top);
+}
+
+template <class T>
+void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+  const bool far = rows_ahead<T>(chunk.p.head_dim) == kMostAhead;
+  far ? score_tiles<kMostAhead>(chunk, kv_head, head) : score_tiles<kKeyTile>(chunk, kv_head, head);
 }
 
 // Weights of 32 / kRows tokens, [token][head], as bfloat16 numbers [head][token]. With dot products
@@ -231,7 +242,7 @@ template <int kRows>
 
 // Line `line` of each stream's value in row `row` of a tile, [line][token][kLine], or pairs of two
 // tokens' words; zeros in place of tokens that there are not: infinity times 0 would be NaN.
-template <class T>
+template <int kAhead, class T>
 [[gnu::always_inline]] inline void put_values(const T* const* values, int64_t left, int64_t offset,
                                               int64_t row, int64_t line, T* tile) {
   T* to = tile + (line * kTile + row * kStreams) * kLine;
@@ -258,11 +269,11 @@ template <class T>
       std::memcpy(to + s * kLine, &elements, sizeof elements);
     }
   }
-  if (token < left) fetch_lines<kStreams>(values + token + kRowsAhead<T>, offset + line * kLine);
+  if (token < left) fetch_lines<kStreams>(values + token + kAhead, offset + line * kLine);
 }
 
-template <class T>
-[[gnu::noinline]] void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+template <int kAhead, class T>
+[[gnu::noinline]] void add_value_tiles(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   constexpr int kRows = kBlockHeads / 2;  // with two vectors of each, sums take half the registers
   constexpr int kTokens = kDots<T> ? 2 : 1;
   const int64_t offset = kv_head * chunk.p.value_stride_head;
@@ -278,11 +289,13 @@ template <class T>
   Vec total = {};
   for (int64_t row = 0; row < kTile / kStreams; ++row) {
     for (int64_t line = 0; line < lines; ++line) {
-      put_values(chunk.values, chunk.tokens, offset, row, line, tile);
+      put_values<kAhead>(chunk.values, chunk.tokens, offset, row, line, tile);
     }
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
-    if (head == chunk.kv_begin * chunk.p.group) fetch_next_keys(chunk, kRowsAhead<T>, t / kTile);
+    if (head == chunk.kv_begin * chunk.p.group) {
+      fetch_next_keys(chunk, rows_ahead<T>(chunk.p.head_dim), t / kTile);
+    }
     // Scores become weights, and those behind the last token, -inf, 0.
     for (int i = 0; i < kTile; i += 2) {
       float* score = weights + i * kBlockHeads;
@@ -324,7 +337,7 @@ template <class T>
               add_words<T>(sums[r].b, words.b, splat(weight[r]));
             }
           }
-          put_values(next_values, left, offset, row, next_line, next);
+          put_values<kAhead>(next_values, left, offset, row, next_line, next);
           if (++next_line == lines) next_line = 0, ++row;
         }
 #pragma GCC unroll 8
@@ -337,4 +350,11 @@ template <class T>
     std::swap(tile, next);
   }
   store(chunk.state.sum + head, total);
+}
+
+template <class T>
+void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+  const bool far = rows_ahead<T>(chunk.p.head_dim_v) == kMostAhead;
+  far ? add_value_tiles<kMostAhead>(chunk, kv_head, head)
+      : add_value_tiles<kKeyTile>(chunk, kv_head, head);
 }
