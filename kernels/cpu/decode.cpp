@@ -401,7 +401,11 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (rows > 0) threads.run(merge_row, &job, rows);
+  if (workers == 2) {  // of one sequence, which is done before another thread is awake
+    for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
+  } else if (rows > 0) {
+    threads.run(merge_row, &job, rows);
+  }
 }
 
 }  // namespace pa_hp::cpu
