@@ -60,13 +60,13 @@ def partition_calls(compile_library):
     function = compile_library(Path(__file__).parent / "cpu" / "partition.cpp").partition_calls
     function.restype = ctypes.c_int64
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, integer, integer, integer, pointer, integer]
+    function.argtypes = [pointer, integer, integer, integer, integer, pointer, integer]
 
-    def run(lengths, kv_heads, workers):
+    def run(lengths, kv_heads, heads_together, workers):
         # A chunk is one call, and each of the workers' cuts goes through at most one chunk.
-        room = int((-(-lengths // CHUNK)).sum()) + workers
+        room = int((-(-lengths // (CHUNK // 4))).sum()) + workers
         rows = np.empty((room, len(FIELDS)), np.int64)
-        sizes = len(lengths), kv_heads, workers
+        sizes = len(lengths), kv_heads, heads_together, workers
         count = function(lengths.ctypes.data, *sizes, rows.ctypes.data, room)
         assert count <= room
         return dict(zip(FIELDS, rows[:count].T, strict=True))
@@ -88,31 +88,51 @@ def ragged(draw):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lengths=ragged(), kv_heads=st.integers(1, 32))
-def test_every_worker_gets_the_same_amount(partition_calls, lengths, kv_heads):
-    chunks = -(-lengths // CHUNK)
-    chunks_before = np.concatenate(([0], chunks.cumsum()))
+@given(lengths=ragged(), kv_heads=st.integers(1, 32), heads_together=st.booleans())
+def test_every_worker_gets_the_same_amount(partition_calls, lengths, kv_heads, heads_together):
+    chunks = partition_calls(lengths, kv_heads, heads_together, 1)
+    size = chunks["end"] - chunks["begin"]
+    assert (chunks["kv_begin"] == 0).all()
+    assert (chunks["kv_end"] == kv_heads).all()
+    assert (size > 0).all() and (size <= CHUNK).all()
+    assert (np.bincount(chunks["seq"], size, len(lengths)) == lengths).all()
+    behind = (size * kv_heads).cumsum()  # work up to the end of every chunk
     total = int(lengths.sum()) * kv_heads
-    for workers in range(1, MOST_WORKERS + 1):
-        calls = partition_calls(lengths, kv_heads, workers)
-        length = lengths[calls["seq"]]
-        assert (calls["begin"] % CHUNK == 0).all()
-        assert (calls["end"] == np.minimum(calls["begin"] + CHUNK, length)).all()
+    for workers in range(2, MOST_WORKERS + 1):
+        calls = partition_calls(lengths, kv_heads, heads_together, workers)
 
-        # All units, each once, in order: each call begins where the one before it ended.
-        unit = (chunks_before[calls["seq"]] + calls["begin"] // CHUNK) * kv_heads
+        # The same chunks, which the bits depend on, each of them whole, all in order.
+        new = np.diff([calls["seq"], calls["begin"]], prepend=-1).any(0)
+        index = new.cumsum() - 1
+        assert (calls["seq"][new] == chunks["seq"]).all()
+        assert (calls["begin"][new] == chunks["begin"]).all()
+        assert (calls["end"] - calls["begin"] == size[index]).all()
+        unit = index * kv_heads
         ends = np.concatenate(([0], unit + calls["kv_end"]))
         assert (unit + calls["kv_begin"] == ends[:-1]).all()
         assert (calls["kv_begin"] < calls["kv_end"]).all()
-        assert ends[-1] == chunks.sum() * kv_heads
+        assert ends[-1] == len(size) * kv_heads
 
-        # A unit has at most t tokens. A cut is floor(total w / workers) rounded to the nearest end
-        # of a unit: at most floor(t / 2) up or ceil(t / 2) - 1 down; the floor takes less than 1
-        # more. So the two ends of a share make it differ by less than t from the mean.
-        tokens = (calls["end"] - calls["begin"]) * (calls["kv_end"] - calls["kv_begin"])
-        shares = np.bincount(calls["worker"], tokens, workers).astype(np.int64)
-        largest = min(CHUNK, int(lengths.max()))
-        cuts = shares.cumsum() * workers - total * np.arange(1, workers + 1)
-        assert (cuts <= largest // 2 * workers).all()
-        assert total == 0 or (cuts > -((largest + 1) // 2) * workers).all()
-        assert total == 0 or (abs(shares * workers - total) < largest * workers).all()
+        # A cut is floor(total w / workers), in a chunk of `tokens`, rounded to the nearest of its
+        # units: tokens / 2 from it at most. Shares of 3/4 of the chunk or more may have another 2/5
+        # of it, or else go through between 2/5 and 3/5 of its heads.
+        work = size[index] * (calls["kv_end"] - calls["kv_begin"])
+        cuts = np.bincount(calls["worker"], work, workers).astype(np.int64).cumsum()[:-1]
+        wanted = total * np.arange(1, workers) // workers
+        tokens = size[behind.searchsorted(wanted, "right")] if total else np.zeros_like(wanted)
+        many = heads_together & (4 * total >= 3 * workers * tokens * kv_heads)
+        assert (10 * abs(cuts - wanted) <= (5 + 4 * kv_heads * many) * tokens).all()
+        inside = (calls["kv_begin"] > 0) & (4 * total >= 3 * workers * size[index] * kv_heads)
+        heads = calls["kv_begin"][inside & heads_together]
+        assert (2 * kv_heads <= 5 * heads).all()
+        assert (5 * heads <= 3 * kv_heads).all()
+
+
+@pytest.mark.parametrize("length", [129, 200, 256, 257, 300, 511, 512, 513, 768, 900, 1023, 1024])
+def test_two_workers_share_no_chunk_of_a_short_sequence(partition_calls, length):
+    calls = partition_calls(np.array([length], np.int32), 8, True, 2)
+    assert (calls["kv_end"] - calls["kv_begin"] == 8).all()
+    chunks = 2 if length <= 512 else 4
+    assert len(calls["seq"]) == chunks
+    first, second = np.bincount(calls["worker"], calls["end"] - calls["begin"])
+    assert second <= first < second + 16 * chunks  # all but the last one are whole tiles of 16

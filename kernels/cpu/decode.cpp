@@ -112,9 +112,11 @@ const Kernels& kernels_for(const DecodeParams& p) {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t num_units(const DecodeParams& p, int64_t seq) {
-  return ceil_div(p.seq_lens[seq], kChunkTokens) * p.kv_heads;
+int64_t num_chunks(const DecodeParams& p, int64_t seq) {
+  return ceil_div(p.seq_lens[seq], chunk_tokens(p, p.seq_lens[seq]));
 }
+
+int64_t num_units(const DecodeParams& p, int64_t seq) { return num_chunks(p, seq) * p.kv_heads; }
 
 // A place on the work axis. Units are (sequence, chunk, kv head) in that order; `unit` counts those
 // of one sequence: unit = chunk * kv_heads + kv_head.
@@ -124,11 +126,15 @@ struct Cut {
 };
 
 // Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries.
-// Returns num_workers + 1 cuts, the last of which is {batch, 0}.
+// Where a token's heads lie next to each other, workers who share a chunk each read some lines of
+// all its tokens, and their prefetchers the others' lines as well: two Xeon cores need 1.7 times as
+// long for it. Shares of about a chunk or more are therefore cut at its ends, unless it is more
+// even to go near its middle. Returns num_workers + 1 cuts, the last of which is {batch, 0}.
 std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   int64_t total = 0;
   for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
   total *= p.kv_heads;
+  const bool heads_together = p.key_stride_head < p.key_stride_token;
 
   std::vector<Cut> cuts{{0, 0}};
   int64_t before = 0;  // work of the sequences before `seq`
@@ -142,10 +148,16 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
       cuts.push_back({p.batch, 0});
       continue;
     }
-    const int64_t chunk = (target - before) / (kChunkTokens * p.kv_heads);
-    const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - chunk * kChunkTokens);
-    const int64_t rest = target - before - chunk * kChunkTokens * p.kv_heads;
-    const int64_t unit = chunk * p.kv_heads + (rest + tokens / 2) / tokens;
+    const int64_t whole = chunk_tokens(p, p.seq_lens[seq]);
+    const int64_t chunk = (target - before) / (whole * p.kv_heads);
+    const int64_t tokens = std::min(whole, p.seq_lens[seq] - chunk * whole);
+    const int64_t rest = target - before - chunk * whole * p.kv_heads;
+    int64_t heads = (rest + tokens / 2) / tokens;  // of the chunk, of the worker before
+    if (heads_together && 4 * total >= 3 * num_workers * tokens * p.kv_heads) {
+      if (heads * 5 < p.kv_heads * 2) heads = 0;
+      if (heads * 5 > p.kv_heads * 3) heads = p.kv_heads;
+    }
+    const int64_t unit = chunk * p.kv_heads + heads;
     cuts.push_back(unit == num_units(p, seq) ? Cut{seq + 1, 0} : Cut{seq, unit});
   }
   cuts.push_back({p.batch, 0});
@@ -162,7 +174,7 @@ class Partials {
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
     for (size_t i = 1; i + 1 < cuts.size(); ++i) {
       if (cuts[i].unit == 0 || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
-      const int64_t chunks = ceil_div(p.seq_lens[cuts[i].seq], kChunkTokens);
+      const int64_t chunks = num_chunks(p, cuts[i].seq);
       if (chunks == 1) continue;
       seqs_.push_back({cuts[i].seq, slots_});
       slots_ += chunks;
@@ -261,6 +273,7 @@ struct Job {
 void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
   const DecodeParams& p = job.params;
   const int64_t units = num_units(p, seq);
+  const int64_t whole = chunk_tokens(p, p.seq_lens[seq]);
   const int64_t kv_heads = p.kv_heads;
   float* query = scratch;
   float* acc = query + padded_heads(p) * p.head_dim;
@@ -277,8 +290,8 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   for (int64_t chunk = begin / kv_heads; chunk * kv_heads < end; ++chunk) {
     const int64_t kv_begin = std::max(begin - chunk * kv_heads, int64_t{0});
     const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
-    const int64_t token = chunk * kChunkTokens;
-    const int64_t token_end = std::min(token + kChunkTokens, int64_t{p.seq_lens[seq]});
+    const int64_t token = chunk * whole;
+    const int64_t token_end = std::min(token + whole, int64_t{p.seq_lens[seq]});
     const int64_t first = chunk / kSpanChunks * kSpanChunks;  // of the span
     const State sum = first == 0 ? total : span;
     job.kernels.attend(p, seq, token, token_end, kv_begin, kv_end, query,
@@ -299,18 +312,18 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
       }
       if (chunk > first) fold(sum, fresh);
       const int64_t next_unit = (chunk + 1) * kv_heads + kv_head;
-      const bool whole = chunk + 1 == first + kSpanChunks || next_unit >= units;
-      if (!whole && next_unit < end) continue;
+      const bool all = chunk + 1 == first + kSpanChunks || next_unit >= units;  // of the span
+      if (!all && next_unit < end) continue;
       if (kv_head < begin) {  // another worker's is chunk 0
         leave(chunk, sum);
         continue;
       }
-      if (whole && first > 0) fold(total, span);
+      if (all && first > 0) fold(total, span);
       if (next_unit >= units) {
         job.kernels.finish(p, seq, head, p.group, rows_from(total, head, p.head_dim_v));
       } else if (next_unit >= end) {
-        if (!whole && first > 0) leave(first - 1, total);
-        leave(chunk, whole ? total : sum);
+        if (!all && first > 0) leave(first - 1, total);
+        leave(chunk, all ? total : sum);
       }
     }
   }
@@ -335,7 +348,7 @@ void merge_row(void* data, int64_t row) {
   const int64_t seq = job.partials.seqs()[row / p.kv_heads].seq;
   const int64_t kv_head = row % p.kv_heads;
   const int64_t head = kv_head * p.group;
-  const int64_t chunks = num_units(p, seq) / p.kv_heads;
+  const int64_t chunks = num_chunks(p, seq);
 
   // The first chunk behind `chunk` that is not the work of the same worker, at most `chunks`.
   const auto next_cut = [&](int64_t chunk) {
@@ -373,10 +386,6 @@ void write_empty_row(const DecodeParams& p, int64_t seq) {
     if (p.lse) p.lse[seq * p.heads + head] = -std::numeric_limits<float>::infinity();
   }
 }
-
-// Below this many multiply-adds a second thread costs more than it brings: waking one takes some
-// microseconds, in which a core does about this much.
-constexpr int64_t kMinWorkPerThread = 1 << 18;
 
 }  // namespace
 

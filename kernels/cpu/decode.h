@@ -14,13 +14,28 @@ struct Threads {
   void (*run)(void (*body)(void* data, int64_t i), void* data, int64_t n);
 };
 
-// Every sequence is attended in chunks of this many tokens, each from a fresh softmax state. The
-// chunks of a span are folded from left to right, and so are the spans. So a row's bits depend on
-// its own length alone, never on the thread count or on the rest of the batch. With spans a worker
-// leaves few states to those who merge: without, one sequence of 4096 tokens has 66 GB/s in
-// float16 on two Zen 5 cores, with them 71.
+// Every sequence is attended in chunks, each from a fresh softmax state. The chunks of a span are
+// folded from left to right, and so are the spans. So a row's bits depend on its own length and the
+// numbers and sizes of heads alone, never on the thread count or on the rest of the batch. With
+// spans a worker leaves few states to those who merge: without, one sequence of 4096 tokens has
+// 66 GB/s in float16 on two Zen 5 cores, with them 71.
 constexpr int64_t kChunkTokens = 256;
 constexpr int64_t kSpanChunks = 8;
+
+// Below this many multiply-adds a second thread costs more than it brings: waking one takes some
+// microseconds, in which a core does about this much.
+constexpr int64_t kMinWorkPerThread = 1 << 18;
+
+// Tokens of a chunk in a sequence of `len`; the last chunk may have fewer. Up to four chunks are
+// two or four equal ones, in whole tiles, where that is work for two threads: docs/cpu.md, The cut
+// of the work.
+inline int64_t chunk_tokens(const DecodeParams& p, int64_t len) {
+  constexpr int64_t kTile = 16;
+  const bool for_two = len * p.heads * (p.head_dim + p.head_dim_v) >= 2 * kMinWorkPerThread;
+  if (len <= kChunkTokens / 2 || len > 4 * kChunkTokens || !for_two) return kChunkTokens;
+  const int64_t step = (len <= 2 * kChunkTokens ? 2 : 4) * kTile;
+  return (len + step - 1) / step * kTile;
+}
 
 // Attends every row. All arguments have been checked; lengths and block ids are in range.
 void run_decode(const DecodeParams& params, const Threads& threads);

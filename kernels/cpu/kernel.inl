@@ -493,7 +493,8 @@ void find_rows(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, c
 template <class T>
 void find_next_keys(const DecodeParams& p, int64_t seq, int64_t begin, const T* const* keys,
                     const T** next_keys) {
-  const int64_t tokens = std::min(kChunkTokens, p.seq_lens[seq] - begin);
+  const int64_t len = p.seq_lens[seq];
+  const int64_t tokens = std::min(chunk_tokens(p, len), len - begin);
   if (tokens == 0) {
     std::copy_n(keys, kStreams, next_keys);
     return;

@@ -39,13 +39,17 @@ const Kernels kernels{load_nothing, note, fold_nothing, finish_nothing};
 // Rows of (worker, seq, first token, end of tokens, first kv head, end of kv heads), in the order
 // of the workers. Returns their number, which may be more than there was room for.
 extern "C" int64_t partition_calls(const int32_t* seq_lens, int64_t batch, int64_t kv_heads,
-                                   int64_t workers, int64_t* rows, int64_t capacity) {
+                                   int64_t heads_together, int64_t workers, int64_t* rows,
+                                   int64_t capacity) {
   using namespace pa_hp::cpu;
   pa_hp::DecodeParams p{};
   p.seq_lens = seq_lens;
   p.batch = batch;
   p.heads = p.kv_heads = kv_heads;
-  p.group = p.head_dim = p.head_dim_v = 1;
+  p.group = p.head_dim_v = 1;
+  p.head_dim = 512;  // from 8 kv heads on work for two
+  p.key_stride_head = heads_together ? 1 : kChunkTokens;
+  p.key_stride_token = heads_together ? kv_heads + 1 : 1;
   const std::vector<Cut> cuts = partition(p, workers);
   Partials partials(p, cuts);
   std::vector<float> states(partials.num_floats());
