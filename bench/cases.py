@@ -151,6 +151,10 @@ def _shapes() -> list[DecodeCase]:
         case("first_and_last_empty", (0, 40, 0), heads=2, kv_heads=1),
         case("many_rows", tuple(range(0, 66, 3)), heads=2, kv_heads=2, head_dim=16),
     ]
+    # Two or four equal chunks, which take work for two threads.
+    equal = (128, 129, 200, 256, 257, 511, 512, 513, 700, 1023, 1024, 1025)
+    for kv_heads in (8, 4, 2):
+        shapes.append(case(f"equal_chunks_{32 // kv_heads}", equal, heads=32, kv_heads=kv_heads))
     for group, kv_heads in ((1, 7), (2, 3), (4, 2), (5, 1), (7, 3), (8, 2), (16, 1), (64, 1)):
         heads = group * kv_heads
         shapes.append(case(f"group_{group}", (33, 300), heads=heads, kv_heads=kv_heads))

@@ -14,7 +14,7 @@ from .. import build
 U32 = 2.0**-24  # unit roundoff of float32, in which the kernel accumulates
 SIGMAS = 4.0  # how many standard deviations of the error model an element may be off
 NARROWEST = 4  # lanes of the narrowest vectors, which have the longest sums
-CHUNK = 256  # kChunkTokens in kernels/cpu/decode.h
+CHUNK = 256  # kChunkTokens in kernels/cpu/decode.h; more and shorter chunks err less
 PEER_RATIO = 2.0  # the kernel's largest error against that of same-dtype PyTorch
 
 
