@@ -159,7 +159,7 @@ def _shapes() -> list[DecodeCase]:
         heads = group * kv_heads
         shapes.append(case(f"group_{group}", (33, 300), heads=heads, kv_heads=kv_heads))
     # Blocks of 16 and 8 query heads, and what is left of a group.
-    edges = (0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 257, 289)
+    edges = (0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 257, 289, 512, 513)
     for heads, kv_heads, dim, dim_v in (
         (32, 1, 128, 128),
         (36, 2, 64, 96),

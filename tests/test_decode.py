@@ -459,7 +459,7 @@ def test_masked_by_minus_inf_special_values(heads, dtype):
     case = DecodeCase("masked", (600, 40, 3), heads=heads, kv_heads=2, dtype=dtype)
     inputs = make(case)
     inputs.query.abs_().add_(0.1)
-    for token in (0, 7, 256, 299):
+    for token in (0, 7, 152, 256, 299):  # chunks of 256 or 152
         inputs.key_cache[inputs.block_table[0, token // 16], token % 16] = -torch.inf
     inputs.key_cache[inputs.block_table[1, 0]] = -torch.inf  # a whole block
     inputs.key_cache[inputs.block_table[2, 0], :3] = -torch.inf  # a whole sequence

@@ -1,4 +1,4 @@
-"""The cut of the work among threads is even and shows in no bit, for any raggedness."""
+"""The cut of the work among threads is about even and shows in no bit, for any raggedness."""
 
 import ctypes
 from pathlib import Path
@@ -89,7 +89,9 @@ def ragged(draw):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=ragged(), kv_heads=st.integers(1, 32), heads_together=st.booleans())
-def test_every_worker_gets_the_same_amount(partition_calls, lengths, kv_heads, heads_together):
+def test_every_worker_gets_about_the_same_amount(
+    partition_calls, lengths, kv_heads, heads_together
+):
     chunks = partition_calls(lengths, kv_heads, heads_together, 1)
     size = chunks["end"] - chunks["begin"]
     assert (chunks["kv_begin"] == 0).all()
@@ -114,18 +116,18 @@ def test_every_worker_gets_the_same_amount(partition_calls, lengths, kv_heads, h
         assert ends[-1] == len(size) * kv_heads
 
         # A cut is floor(total w / workers), in a chunk of `tokens`, rounded to the nearest of its
-        # units: tokens / 2 from it at most. Shares of 3/4 of the chunk or more may have another 2/5
-        # of it, or else go through between 2/5 and 3/5 of its heads.
+        # units: tokens / 2 from it at most. Another eighth of a share may take it to the chunk's
+        # nearer end, and does so if it suffices.
         work = size[index] * (calls["kv_end"] - calls["kv_begin"])
         cuts = np.bincount(calls["worker"], work, workers).astype(np.int64).cumsum()[:-1]
         wanted = total * np.arange(1, workers) // workers
         tokens = size[behind.searchsorted(wanted, "right")] if total else np.zeros_like(wanted)
-        many = heads_together & (4 * total >= 3 * workers * tokens * kv_heads)
-        assert (10 * abs(cuts - wanted) <= (5 + 4 * kv_heads * many) * tokens).all()
-        inside = (calls["kv_begin"] > 0) & (4 * total >= 3 * workers * size[index] * kv_heads)
-        heads = calls["kv_begin"][inside & heads_together]
-        assert (2 * kv_heads <= 5 * heads).all()
-        assert (5 * heads <= 3 * kv_heads).all()
+        moved = 2 * abs(cuts - wanted) - tokens
+        assert (4 * workers * moved <= total * heads_together).all()
+        inside = calls["kv_begin"] > 0
+        kv_head = calls["kv_begin"][inside & heads_together]
+        to_end = np.minimum(kv_head, kv_heads - kv_head) * size[index[inside & heads_together]]
+        assert (8 * workers * to_end > total).all()
 
 
 @pytest.mark.parametrize("length", [129, 200, 256, 257, 300, 511, 512, 513, 768, 900, 1023, 1024])
@@ -135,4 +137,6 @@ def test_two_workers_share_no_chunk_of_a_short_sequence(partition_calls, length)
     chunks = 2 if length <= 512 else 4
     assert len(calls["seq"]) == chunks
     first, second = np.bincount(calls["worker"], calls["end"] - calls["begin"])
-    assert second <= first < second + 16 * chunks  # all but the last one are whole tiles of 16
+    assert (
+        second <= first < second + 4 * chunks
+    )  # all but the last one are four streams of whole tokens

@@ -125,11 +125,11 @@ struct Cut {
   int64_t unit;
 };
 
-// Cuts the work into `num_workers` contiguous shares of equal token counts, at unit boundaries.
-// Where a token's heads lie next to each other, workers who share a chunk each read some lines of
-// all its tokens, and their prefetchers the others' lines as well: two Xeon cores need 1.7 times as
-// long for it. Shares of about a chunk or more are therefore cut at its ends, unless it is more
-// even to go near its middle. Returns num_workers + 1 cuts, the last of which is {batch, 0}.
+// Cuts the work into `num_workers` contiguous shares of about equal token counts, at unit
+// boundaries. Workers who share a chunk each read some heads of all its tokens; where the heads of
+// a token lie next to each other, their prefetchers take the others' lines as well, and two Xeon
+// cores need 1.7 times as long for it. So a cut moves to an end of its chunk where that is no more
+// than an eighth of a share. Returns num_workers + 1 cuts, the last of which is {batch, 0}.
 std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   int64_t total = 0;
   for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
@@ -148,16 +148,16 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
       cuts.push_back({p.batch, 0});
       continue;
     }
-    const int64_t whole = chunk_tokens(p, p.seq_lens[seq]);
-    const int64_t chunk = (target - before) / (whole * p.kv_heads);
-    const int64_t tokens = std::min(whole, p.seq_lens[seq] - chunk * whole);
-    const int64_t rest = target - before - chunk * whole * p.kv_heads;
-    int64_t heads = (rest + tokens / 2) / tokens;  // of the chunk, of the worker before
-    if (heads_together && 4 * total >= 3 * num_workers * tokens * p.kv_heads) {
-      if (heads * 5 < p.kv_heads * 2) heads = 0;
-      if (heads * 5 > p.kv_heads * 3) heads = p.kv_heads;
+    const int64_t size = chunk_tokens(p, p.seq_lens[seq]);
+    const int64_t chunk = (target - before) / (size * p.kv_heads);
+    const int64_t tokens = std::min(size, p.seq_lens[seq] - chunk * size);
+    const int64_t rest = target - before - chunk * size * p.kv_heads;
+    int64_t kv_head = (rest + tokens / 2) / tokens;  // the first one behind the cut
+    const int64_t end = 2 * kv_head < p.kv_heads ? 0 : p.kv_heads;
+    if (heads_together && 8 * std::abs(end - kv_head) * tokens * num_workers <= total) {
+      kv_head = end;
     }
-    const int64_t unit = chunk * p.kv_heads + heads;
+    const int64_t unit = chunk * p.kv_heads + kv_head;
     cuts.push_back(unit == num_units(p, seq) ? Cut{seq + 1, 0} : Cut{seq, unit});
   }
   cuts.push_back({p.batch, 0});
@@ -273,7 +273,7 @@ struct Job {
 void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
   const DecodeParams& p = job.params;
   const int64_t units = num_units(p, seq);
-  const int64_t whole = chunk_tokens(p, p.seq_lens[seq]);
+  const int64_t size = chunk_tokens(p, p.seq_lens[seq]);
   const int64_t kv_heads = p.kv_heads;
   float* query = scratch;
   float* acc = query + padded_heads(p) * p.head_dim;
@@ -290,8 +290,8 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   for (int64_t chunk = begin / kv_heads; chunk * kv_heads < end; ++chunk) {
     const int64_t kv_begin = std::max(begin - chunk * kv_heads, int64_t{0});
     const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
-    const int64_t token = chunk * whole;
-    const int64_t token_end = std::min(token + whole, int64_t{p.seq_lens[seq]});
+    const int64_t token = chunk * size;
+    const int64_t token_end = std::min(token + size, int64_t{p.seq_lens[seq]});
     const int64_t first = chunk / kSpanChunks * kSpanChunks;  // of the span
     const State sum = first == 0 ? total : span;
     job.kernels.attend(p, seq, token, token_end, kv_begin, kv_end, query,
@@ -312,18 +312,18 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
       }
       if (chunk > first) fold(sum, fresh);
       const int64_t next_unit = (chunk + 1) * kv_heads + kv_head;
-      const bool all = chunk + 1 == first + kSpanChunks || next_unit >= units;  // of the span
-      if (!all && next_unit < end) continue;
+      const bool whole = chunk + 1 == first + kSpanChunks || next_unit >= units;
+      if (!whole && next_unit < end) continue;
       if (kv_head < begin) {  // another worker's is chunk 0
         leave(chunk, sum);
         continue;
       }
-      if (all && first > 0) fold(total, span);
+      if (whole && first > 0) fold(total, span);
       if (next_unit >= units) {
         job.kernels.finish(p, seq, head, p.group, rows_from(total, head, p.head_dim_v));
       } else if (next_unit >= end) {
-        if (!all && first > 0) leave(first - 1, total);
-        leave(chunk, all ? total : sum);
+        if (!whole && first > 0) leave(first - 1, total);
+        leave(chunk, whole ? total : sum);
       }
     }
   }
@@ -399,8 +399,8 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   }
   if (tokens == 0) return;
 
-  const int64_t work = tokens * p.heads * (p.head_dim + p.head_dim_v);
-  const int64_t workers = std::clamp<int64_t>(work / kMinWorkPerThread, 1, threads.num_threads);
+  const int64_t workers =
+      std::clamp<int64_t>(multiply_adds(p, tokens) / kMinWorkPerThread, 1, threads.num_threads);
   const std::vector<Cut> cuts = partition(p, workers);
   Partials partials(p, cuts);
   const int64_t scratch = workers * worker_lines(p);
@@ -410,7 +410,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (workers == 2) {  // of one sequence, which is done before another thread is awake
+  if (workers == 2) {  // the few states of one sequence: to wake a thread mostly takes longer
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
   } else if (rows > 0) {
     threads.run(merge_row, &job, rows);

@@ -22,19 +22,23 @@ struct Threads {
 constexpr int64_t kChunkTokens = 256;
 constexpr int64_t kSpanChunks = 8;
 
+inline int64_t multiply_adds(const DecodeParams& p, int64_t tokens) {
+  return tokens * p.heads * (p.head_dim + p.head_dim_v);
+}
+
 // Below this many multiply-adds a second thread costs more than it brings: waking one takes some
-// microseconds, in which a core does about this much.
+// microseconds, in which a core does about this much. Bits depend on it, by chunk_tokens.
 constexpr int64_t kMinWorkPerThread = 1 << 18;
 
-// Tokens of a chunk in a sequence of `len`; the last chunk may have fewer. Up to four chunks are
-// two or four equal ones, in whole tiles, where that is work for two threads: docs/cpu.md, The cut
-// of the work.
+// Tokens of a chunk in a sequence of `len`; the last chunk may have fewer. 129 to 1024 tokens are
+// two or four chunks as equal as streams of whole tokens allow, where they are work for two
+// threads: docs/cpu.md, The cut of the work.
 inline int64_t chunk_tokens(const DecodeParams& p, int64_t len) {
-  constexpr int64_t kTile = 16;
-  const bool for_two = len * p.heads * (p.head_dim + p.head_dim_v) >= 2 * kMinWorkPerThread;
+  constexpr int64_t kStreams = 4;  // kernel.inl
+  const bool for_two = multiply_adds(p, len) >= 2 * kMinWorkPerThread;
   if (len <= kChunkTokens / 2 || len > 4 * kChunkTokens || !for_two) return kChunkTokens;
-  const int64_t step = (len <= 2 * kChunkTokens ? 2 : 4) * kTile;
-  return (len + step - 1) / step * kTile;
+  const int64_t step = (len <= 2 * kChunkTokens ? 2 : 4) * kStreams;
+  return (len + step - 1) / step * kStreams;
 }
 
 // Attends every row. All arguments have been checked; lengths and block ids are in range.

@@ -21,7 +21,8 @@ struct Kernels {
   // Writes the query of one sequence as `attend` wants it: padded_heads(params) * head_dim floats.
   void (*load_query)(const DecodeParams& params, int64_t seq, float* query);
 
-  // State of tokens [begin, end) of `seq`, a chunk, for kv heads [kv_begin, kv_end).
+  // State of tokens [begin, end) of `seq`, one of the chunks that chunk_tokens makes, for kv heads
+  // [kv_begin, kv_end).
   // `query` is load_query's, also when this returns; `state` is indexed by query head; `scratch`
   // holds scratch_floats(params).
   void (*attend)(const DecodeParams& params, int64_t seq, int64_t begin, int64_t end,

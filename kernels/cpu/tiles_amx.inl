@@ -280,7 +280,7 @@ template <class T, int kWidth>
 }
 
 // Scores of all blocks become the weights of tiles, 0 behind the last token; meanwhile four tokens
-// of the first tile of values are fetched for each: all of it in a whole chunk.
+// of the first tile of values are fetched for each: all of it in a chunk of 256.
 template <class T, int kWidth>
 [[gnu::noinline]] void softmax_blocks(const Chunk<T>& chunk) {
   constexpr int kEach = kTile * kTile / kChunkTokens;
