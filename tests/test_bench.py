@@ -212,6 +212,18 @@ def test_interleave_changes_neighbours_and_layers(monkeypatch):
     assert all((b - a) % 4 == 1 for a, b in itertools.pairwise(layers))
 
 
+def test_no_view_of_a_layer_is_made_while_time_runs(monkeypatch):
+    def interleave(calls, num_layers, seconds):
+        monkeypatch.delattr(decode.Inputs, "layer")
+        for call in calls.values():
+            call(num_layers - 1)
+        return harness.Samples(dict.fromkeys(calls, [1.0]), False)
+
+    monkeypatch.setattr(harness, "interleave", interleave)
+    row, _ = decode.measure(RAGGED, ("sdpa", "read"), seconds=0.0)
+    assert row["ok"]
+
+
 def test_ratio_is_how_many_times_faster_we_are():
     samples = harness.Samples({"pa_hp": [1.0, 2.0, 4.0], "sdpa": [3.0, 4.0, 20.0]}, False)
     assert harness.ratio(samples, "sdpa", "pa_hp") == 3.0
