@@ -217,7 +217,7 @@ def test_no_view_of_a_layer_is_made_while_time_runs(monkeypatch):
         monkeypatch.delattr(decode.Inputs, "layer")
         for call in calls.values():
             call(num_layers - 1)
-        return harness.Samples(dict.fromkeys(calls, [1.0]), False)
+        return harness.Samples({name: [1.0] for name in calls}, False)
 
     monkeypatch.setattr(harness, "interleave", interleave)
     row, _ = decode.measure(RAGGED, ("sdpa", "read"), seconds=0.0)
