@@ -63,7 +63,8 @@ def partition_calls(compile_library):
     function.argtypes = [pointer, integer, integer, integer, integer, pointer, integer]
 
     def run(lengths, kv_heads, heads_together, workers):
-        # A chunk is one call, and each of the workers' cuts goes through at most one chunk.
+        # A chunk is one call, of 64 tokens or more but for a sequence's last, and each of the
+        # workers' cuts goes through at most one chunk.
         room = int((-(-lengths // (CHUNK // 4))).sum()) + workers
         rows = np.empty((room, len(FIELDS)), np.int64)
         sizes = len(lengths), kv_heads, heads_together, workers
@@ -136,7 +137,16 @@ def test_two_workers_share_no_chunk_of_a_short_sequence(partition_calls, length)
     assert (calls["kv_end"] - calls["kv_begin"] == 8).all()
     chunks = 2 if length <= 512 else 4
     assert len(calls["seq"]) == chunks
+    # All chunks but the last one are four streams of whole tokens.
     first, second = np.bincount(calls["worker"], calls["end"] - calls["begin"])
-    assert (
-        second <= first < second + 4 * chunks
-    )  # all but the last one are four streams of whole tokens
+    assert second <= first < second + 4 * chunks
+
+
+def test_shorter_chunks_err_no_more(partition_calls):
+    """The terms of docs/numerics.md for sums within and over chunks, of `out` and of `lse`."""
+    for length in range(129, 1025):
+        calls = partition_calls(np.array([length], np.int32), 8, True, 1)
+        longest, count = (calls["end"] - calls["begin"]).max(), len(calls["seq"])
+        plain, plain_count = min(length, CHUNK), -(-length // CHUNK)
+        assert longest**0.5 + count**0.5 <= plain**0.5 + plain_count**0.5
+        assert (longest / 4) ** 0.5 + count**0.5 <= (plain / 4) ** 0.5 + plain_count**0.5

@@ -412,7 +412,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
   if (workers == 2) {  // the few states of one sequence: to wake a thread mostly takes longer
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
-  } else if (rows > 0) {
+  } else {
     threads.run(merge_row, &job, rows);
   }
 }
