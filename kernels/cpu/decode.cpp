@@ -389,6 +389,20 @@ void write_empty_row(const DecodeParams& p, int64_t seq) {
 
 }  // namespace
 
+bool fetch_into_l2() {
+#if defined(__x86_64__)
+  // AMD's family 19h: Zen 4, and Zen 3, which has no AVX-512 and so does not ask.
+  static const bool zen4 = [] {
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 &&
+           (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
+  }();
+  return zen4;
+#else
+  return false;
+#endif
+}
+
 const char* isa_name() { return isa().name; }
 
 void run_decode(const DecodeParams& p, const Threads& threads) {

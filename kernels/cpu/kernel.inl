@@ -291,6 +291,7 @@ struct Chunk {
   const T* const* keys;
   const T* const* values;
   const T* const* next_keys;  // first one of each stream of the next chunk, if it fetches them
+  bool into_l2;               // fetch_into_l2
   const T* query;             // [heads, head_dim], as it came
   const float* scaled;        // load_query's
   State state;
@@ -519,9 +520,19 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
   const T* next_keys[kStreams];
   if (kLanes == kBlockHeads) find_next_keys(p, seq, end, keys, next_keys);
   const T* unscaled = static_cast<const T*>(p.query) + seq * p.query_stride_batch;
-  const Chunk<T> chunk{p,     end - begin, kv_begin,  kv_end,
-                       keys,  values,      next_keys, unscaled,
-                       query, state,       weights,   weights + padded_heads(p) * kRoom};
+  const Chunk<T> chunk{p,
+                       end - begin,
+                       kv_begin,
+                       kv_end,
+                       keys,
+                       values,
+                       next_keys,
+                       fetch_into_l2(),
+                       unscaled,
+                       query,
+                       state,
+                       weights,
+                       weights + padded_heads(p) * kRoom};
   std::fill(state.acc + kv_begin * p.group * p.head_dim_v,
             state.acc + kv_end * p.group * p.head_dim_v, 0.f);
 #if PA_HP_AMX
