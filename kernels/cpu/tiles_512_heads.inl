@@ -52,6 +52,22 @@ template <class T>
   add_product(sum, a, b);
 }
 
+// sum += a * the word at `b` in every lane. As an instruction by hand, for compilers load the word
+// by one of its own: a token's scores take a Zen 4 core 180 cycles in float16 and 92 in bfloat16
+// with those, 136 and 75 without.
+template <class T>
+[[gnu::always_inline]] inline void add_word(Vec& sum, Vec a, const float* b) {
+#if PA_HP_F16C
+  if constexpr (kDots<T>) {
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(*b));
+  } else {
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(*b));
+  }
+#else
+  add_words<T>(sum, a, splat(*b));
+#endif
+}
+
 // Writes words of query head `head` where the lane of that head is, [word][head of the block].
 template <class T>
 void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) {
@@ -98,7 +114,7 @@ template <int kWord, class T>
       add_words<T>(sums[t], heads,
                    PA_HP_SHUFFLE(quad, quad, a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d));
     } else {
-      add_words<T>(sums[t], heads, splat(words[t * kLanes + kWord]));
+      add_word<T>(sums[t], heads, words + t * kLanes + kWord);
     }
   }
 }
@@ -334,8 +350,16 @@ template <int kAhead, class T>
             }
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) {
-              add_words<T>(sums[r].a, words.a, splat(weight[r]));
-              add_words<T>(sums[r].b, words.b, splat(weight[r]));
+              // Half of the weights once for both: in float16 a token's values take a Zen 4 core
+              // 154 cycles, and 152 if none are, 167 if all; in bfloat16 83, 95 and 85.
+              if (r % 2 == 0) {
+                const Vec both = splat(weight[r]);
+                add_words<T>(sums[r].a, words.a, both);
+                add_words<T>(sums[r].b, words.b, both);
+              } else {
+                add_word<T>(sums[r].a, words.a, weight + r);
+                add_word<T>(sums[r].b, words.b, weight + r);
+              }
             }
           }
           put_values<kAhead>(next_values, left, offset, row, next_line, next);
