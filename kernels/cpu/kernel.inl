@@ -312,10 +312,19 @@ inline bool in_block(const DecodeParams& p, int64_t head) {
   return whole_lines(p) && head % p.group < p.group / kBlockHeads * kBlockHeads;
 }
 
+// What a kernel does about lines that it will read, and into which cache: fetch_into_l2.
+enum Fetch { kNothing, kIntoL1, kIntoL2 };
+
 // Inlined, for GCC drops calls of what does nothing but fetch.
-template <class T>
+template <Fetch kFetch>
+[[gnu::always_inline]] inline void fetch(const void* line) {
+  if constexpr (kFetch == kIntoL1) __builtin_prefetch(line);
+  if constexpr (kFetch == kIntoL2) __builtin_prefetch(line, 0, 2);
+}
+
+template <Fetch kFetch, class T>
 [[gnu::always_inline]] inline void fetch_row(const T* row, int64_t elements) {
-  for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
+  for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) fetch<kFetch>(row + i);
 }
 
 // But for blocks, whose scores and values do it.
@@ -330,7 +339,7 @@ struct SoftmaxStep {
       // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
       if (kLanes == kBlockHeads && head % p.group == 0) {
         for (int s = 0; s < kStreams; ++s) {
-          fetch_row(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+          fetch_row<kIntoL1>(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
         }
       }
       softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);

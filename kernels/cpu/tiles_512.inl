@@ -28,16 +28,11 @@ constexpr int64_t kWideAheadBytes = 1280;
 // group 4 with 128 1 to 3 % more.
 constexpr int64_t kNearBytes = 512;
 
-enum Fetch { kNothing, kIntoL1, kIntoL2 };
-
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch_ahead(const void* line, int64_t bytes = kAheadBytes) {
   const char* at = static_cast<const char*>(line);
-  if constexpr (kFetch == kIntoL1) __builtin_prefetch(at + bytes);
-  if constexpr (kFetch == kIntoL2) {
-    __builtin_prefetch(at + bytes, 0, 2);
-    __builtin_prefetch(at + kNearBytes);
-  }
+  fetch<kFetch>(at + bytes);
+  if constexpr (kFetch == kIntoL2) fetch<kIntoL1>(at + kNearBytes);
 }
 
 // Sums of neighbouring lanes of both, in each quarter a's before b's.

@@ -193,7 +193,7 @@ template <class T>
           store(to + (part * kKeyTile + s) * kLanes, (Vec)parts[part]);
         }
       }
-      if (row < kKeyTile / 2) fetch_lines<kStreams>(keys + kKeyTile, offset + i);
+      if (row < kKeyTile / 2) fetch_lines<kIntoL1, kStreams>(keys + kKeyTile, offset + i);
     }
   }
 }
@@ -223,7 +223,7 @@ template <class T, int kWidth>
       }
       keys += kParts<T> * kKeyTile * kLanes;
       query += kParts<T> * kLanes * kWidth;
-      fetch_lines<kKeyTile / 2>(next, kv_head * p.key_stride_head + i);
+      fetch_lines<kIntoL1, kKeyTile / 2>(next, kv_head * p.key_stride_head + i);
     }
     store_tile<kScores>(chunk.weights + head * kRoom + begin * kWidth, kStride);
   }
@@ -302,7 +302,8 @@ template <class T, int kWidth>
       for (int64_t t = 0; t < chunk.tokens; t += kTile) {
         put_weights<T, kWidth>(weights + t * kWidth);
         for (int64_t i = 0; i < p.head_dim_v; i += kLine) {
-          fetch_lines<kEach>(chunk.values + t / kTile * kEach, kv_head * p.value_stride_head + i);
+          fetch_lines<kIntoL1, kEach>(chunk.values + t / kTile * kEach,
+                                      kv_head * p.value_stride_head + i);
         }
       }
     }
@@ -344,7 +345,7 @@ template <class T, bool kWhole>
           store(to + (part * kTile + s + 1) * kLanes, (Vec)halves[1][part]);
         }
       }
-      if (kWhole && row < kTile / 2) fetch_lines<kStreams>(values + kTile, offset + i);
+      if (kWhole && row < kTile / 2) fetch_lines<kIntoL1, kStreams>(values + kTile, offset + i);
     }
   }
 }
@@ -371,7 +372,7 @@ template <class T, int kWidth, bool kLast>
       add_tiles<kTo, kBy + 1, kCache>();
     }
     store_tile<kTo>(acc + c, stride);
-    fetch_lines<kTile / 4>(next + half / 2, offset + line * kLine);
+    fetch_lines<kIntoL1, kTile / 4>(next + half / 2, offset + line * kLine);
   }
 }
 
@@ -407,7 +408,7 @@ void attend_blocks(const Chunk<T>& chunk) {
   registers.set(value_shapes(kWidth, chunk.p.group));
   for (int64_t t = 0; t < chunk.tokens; t += kTile) {
     const auto put = t + kTile <= chunk.tokens ? put_values<T, true> : put_values<T, false>;
-    fetch_next_keys(chunk, kKeyTile, t / kTile);
+    fetch_next_keys<kIntoL1>(chunk, kKeyTile, t / kTile);
     for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
       put(chunk, kv_head, t);
       multiply_values<T, kWidth>(chunk, kv_head, t);
