@@ -1,4 +1,4 @@
-"""The cut of the work among threads is about even and shows in no bit, for any raggedness."""
+"""How the work is cut for threads is even enough and shows in no bit, for any raggedness."""
 
 import ctypes
 from pathlib import Path
@@ -13,7 +13,7 @@ from pa_hp.bench.cases import DecodeCase, make
 
 CHUNK = 256  # kChunkTokens
 MOST_WORKERS = 64
-FIELDS = ["worker", "seq", "begin", "end", "kv_begin", "kv_end"]
+FIELDS = ["share", "seq", "begin", "end", "kv_begin", "kv_end"]
 
 # Lengths near the ends of chunks and of spans, eight of them, make the cuts fall in awkward places.
 LENGTH = st.one_of(
@@ -56,16 +56,16 @@ def test_one_long_sequence_is_shared(threads, set_threads):
 
 @pytest.fixture(scope="module")
 def partition_calls(compile_library):
-    """What every worker attends, call by call: a dict of arrays."""
+    """What every share attends, call by call: a dict of arrays."""
     function = compile_library(Path(__file__).parent / "cpu" / "partition.cpp").partition_calls
     function.restype = ctypes.c_int64
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, integer, integer, integer, integer, pointer, integer]
 
     def run(lengths, kv_heads, heads_together, workers):
-        # A chunk is one call, of 64 tokens or more but for a sequence's last, and each of the
-        # workers' cuts goes through at most one chunk.
-        room = int((-(-lengths // (CHUNK // 4))).sum()) + workers
+        # A chunk is one call, of 64 tokens or more but for a sequence's last, and each of at most
+        # 3 * workers cuts goes through at most one chunk.
+        room = int((-(-lengths // (CHUNK // 4))).sum()) + 3 * workers
         rows = np.empty((room, len(FIELDS)), np.int64)
         sizes = len(lengths), kv_heads, heads_together, workers
         count = function(lengths.ctypes.data, *sizes, rows.ctypes.data, room)
@@ -88,11 +88,17 @@ def ragged(draw):
     return lengths.astype(np.int32)
 
 
+def share_ends(total, kv_heads, workers):
+    """Of all shares but the last: six eighths of an even share each, then eighths, or even ones."""
+    if total < 8 * workers * CHUNK * kv_heads:
+        return total * np.arange(1, workers) // workers
+    eighths = [*range(6, 6 * workers + 1, 6), *range(6 * workers + 1, 8 * workers)]
+    return total * np.array(eighths) // (8 * workers)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=ragged(), kv_heads=st.integers(1, 32), heads_together=st.booleans())
-def test_every_worker_gets_about_the_same_amount(
-    partition_calls, lengths, kv_heads, heads_together
-):
+def test_shares_are_what_they_should_be(partition_calls, lengths, kv_heads, heads_together):
     chunks = partition_calls(lengths, kv_heads, heads_together, 1)
     size = chunks["end"] - chunks["begin"]
     assert (chunks["kv_begin"] == 0).all()
@@ -116,12 +122,12 @@ def test_every_worker_gets_about_the_same_amount(
         assert (calls["kv_begin"] < calls["kv_end"]).all()
         assert ends[-1] == len(size) * kv_heads
 
-        # A cut is floor(total w / workers), in a chunk of `tokens`, rounded to the nearest of its
-        # units: tokens / 2 from it at most. Another eighth of a share may take it to the chunk's
+        # A cut is one of share_ends, in a chunk of `tokens`, rounded to the nearest of its units:
+        # tokens / 2 from it at most. Another eighth of an even share may take it to the chunk's
         # nearer end, and does so if it suffices.
         work = size[index] * (calls["kv_end"] - calls["kv_begin"])
-        cuts = np.bincount(calls["worker"], work, workers).astype(np.int64).cumsum()[:-1]
-        wanted = total * np.arange(1, workers) // workers
+        wanted = share_ends(total, kv_heads, workers)
+        cuts = np.bincount(calls["share"], work, len(wanted) + 1).astype(np.int64).cumsum()[:-1]
         tokens = size[behind.searchsorted(wanted, "right")] if total else np.zeros_like(wanted)
         moved = 2 * abs(cuts - wanted) - tokens
         assert (4 * workers * moved <= total * heads_together).all()
@@ -131,6 +137,19 @@ def test_every_worker_gets_about_the_same_amount(
         assert (8 * workers * to_end > total).all()
 
 
+def test_a_slower_worker_takes_fewer_shares(partition_calls):
+    calls = partition_calls(np.array([4096], np.int32), 8, True, 2)
+    heads = calls["kv_end"] - calls["kv_begin"]
+    shares = np.bincount(calls["share"], (calls["end"] - calls["begin"]) * heads)
+    speeds = np.array([1.0, 0.7])
+    done = np.zeros(2)  # when each worker is done with what it has taken
+    for share in shares:
+        worker = done.argmin()
+        done[worker] += share / speeds[worker]
+    even = shares.sum() / 2 / speeds.min()
+    assert done.max() < 0.9 * even
+
+
 @pytest.mark.parametrize("length", [129, 200, 256, 257, 300, 511, 512, 513, 768, 900, 1023, 1024])
 def test_two_workers_share_no_chunk_of_a_short_sequence(partition_calls, length):
     calls = partition_calls(np.array([length], np.int32), 8, True, 2)
@@ -138,7 +157,7 @@ def test_two_workers_share_no_chunk_of_a_short_sequence(partition_calls, length)
     chunks = 2 if length <= 512 else 4
     assert len(calls["seq"]) == chunks
     # All chunks but the last one are four streams of whole tokens.
-    first, second = np.bincount(calls["worker"], calls["end"] - calls["begin"])
+    first, second = np.bincount(calls["share"], calls["end"] - calls["begin"])
     assert second <= first < second + 4 * chunks
 
 

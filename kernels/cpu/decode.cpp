@@ -1,6 +1,7 @@
 #include "decode.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
@@ -125,11 +126,26 @@ struct Cut {
   int64_t unit;
 };
 
-// Cuts the work into `num_workers` contiguous shares of about equal token counts, at unit
-// boundaries. Workers who share a chunk each read some heads of all its tokens; where the heads of
-// a token lie next to each other, their prefetchers take the others' lines as well, and two Xeon
-// cores need 1.7 times as long for it. So a cut moves to an end of its chunk where that is no more
-// than an eighth of a share. Returns num_workers + 1 cuts, the last of which is {batch, 0}.
+// Ends of the shares of the work, in the order in which workers take them, each the next one when
+// it is done with one: three quarters of an even share each, then eighths, of which one whose core
+// is slower or busy takes fewer. Even shares where an eighth would be less than a chunk.
+std::vector<int64_t> share_ends(int64_t total, int64_t kv_heads, int64_t num_workers) {
+  const int64_t eighths = 8 * num_workers;
+  std::vector<int64_t> ends;
+  if (num_workers == 1 || total < eighths * kChunkTokens * kv_heads) {
+    for (int64_t i = 1; i <= num_workers; ++i) ends.push_back(total * i / num_workers);
+    return ends;
+  }
+  for (int64_t i = 6; i <= 6 * num_workers; i += 6) ends.push_back(total * i / eighths);
+  for (int64_t i = 6 * num_workers + 1; i <= eighths; ++i) ends.push_back(total * i / eighths);
+  return ends;
+}
+
+// Cuts the work at share_ends, but at unit boundaries. Workers who share a chunk each read some
+// heads of all its tokens; where the heads of a token lie next to each other, their prefetchers
+// take the others' lines as well, and two Xeon cores need 1.7 times as long for it. So a cut moves
+// to an end of its chunk where that is no more than an eighth of an even share. Returns the ends of
+// all shares, each the start of the next one: from {0, 0} to {batch, 0}.
 std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   int64_t total = 0;
   for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
@@ -139,8 +155,9 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   std::vector<Cut> cuts{{0, 0}};
   int64_t before = 0;  // work of the sequences before `seq`
   int64_t seq = 0;
-  for (int64_t worker = 1; worker < num_workers; ++worker) {
-    const int64_t target = total * worker / num_workers;
+  std::vector<int64_t> targets = share_ends(total, p.kv_heads, num_workers);
+  targets.pop_back();
+  for (const int64_t target : targets) {
     while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
       before += p.seq_lens[seq++] * p.kv_heads;
     }
@@ -165,7 +182,7 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
 }
 
 // Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
-// each are one worker's alone: one slot per (sequence, chunk), each with all heads. A worker leaves
+// each are in one share alone: one slot per (sequence, chunk), each with all heads. A share leaves
 // the fold of all its chunks of a span in the slot of the last one, if it starts with the first
 // one; otherwise every chunk by itself, so that the merge can fold them in order. Of spans up to
 // which all chunks of a kv head are its own it leaves the fold in the slot of their last one.
@@ -267,10 +284,11 @@ struct Job {
   const std::vector<Cut>& cuts;
   const Partials& partials;
   Line* scratch;
+  std::atomic<int64_t> next{0};  // the share that no worker has taken yet
 };
 
 // Units [begin, end) of one sequence.
-void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
+void run_units(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
   const DecodeParams& p = job.params;
   const int64_t units = num_units(p, seq);
   const int64_t size = chunk_tokens(p, p.seq_lens[seq]);
@@ -306,7 +324,7 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
         job.kernels.fold(p.group, p.head_dim_v, rows_from(to, head, p.head_dim_v),
                          rows_from(next, head, p.head_dim_v));
       };
-      if (first * kv_heads + kv_head < begin) {  // another worker's is the first one of the span
+      if (first * kv_heads + kv_head < begin) {  // the first one of the span is another share's
         leave(chunk, fresh);
         continue;
       }
@@ -314,7 +332,7 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
       const int64_t next_unit = (chunk + 1) * kv_heads + kv_head;
       const bool whole = chunk + 1 == first + kSpanChunks || next_unit >= units;
       if (!whole && next_unit < end) continue;
-      if (kv_head < begin) {  // another worker's is chunk 0
+      if (kv_head < begin) {  // chunk 0 is another share's
         leave(chunk, sum);
         continue;
       }
@@ -329,19 +347,26 @@ void run_share(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   }
 }
 
-void run_worker(void* data, int64_t worker) {
-  const Job& job = *static_cast<const Job*>(data);
-  const Cut from = job.cuts[worker];
-  const Cut to = job.cuts[worker + 1];
-  float* scratch = job.scratch[worker * worker_lines(job.params)].x;
+void run_share(const Job& job, int64_t share, float* scratch) {
+  const Cut from = job.cuts[share];
+  const Cut to = job.cuts[share + 1];
   for (int64_t seq = from.seq; seq < to.seq || (seq == to.seq && to.unit > 0); ++seq) {
     const int64_t begin = seq == from.seq ? from.unit : 0;
     const int64_t end = seq == to.seq ? to.unit : num_units(job.params, seq);
-    if (begin < end) run_share(job, seq, begin, end, scratch);
+    if (begin < end) run_units(job, seq, begin, end, scratch);
   }
 }
 
-// One kv head of one cut sequence: folds what the workers left, in the order of the chunks.
+void run_worker(void* data, int64_t worker) {
+  Job& job = *static_cast<Job*>(data);
+  float* scratch = job.scratch[worker * worker_lines(job.params)].x;
+  const int64_t shares = static_cast<int64_t>(job.cuts.size()) - 1;
+  for (int64_t share = job.next++; share < shares; share = job.next++) {
+    run_share(job, share, scratch);
+  }
+}
+
+// One kv head of one cut sequence: folds what the shares left, in the order of the chunks.
 void merge_row(void* data, int64_t row) {
   const Job& job = *static_cast<const Job*>(data);
   const DecodeParams& p = job.params;
@@ -350,7 +375,7 @@ void merge_row(void* data, int64_t row) {
   const int64_t head = kv_head * p.group;
   const int64_t chunks = num_chunks(p, seq);
 
-  // The first chunk behind `chunk` that is not the work of the same worker, at most `chunks`.
+  // The first chunk behind `chunk` that is not in the same share, at most `chunks`.
   const auto next_cut = [&](int64_t chunk) {
     for (const Cut& cut : job.cuts) {
       if (cut.seq > seq) break;
@@ -362,7 +387,7 @@ void merge_row(void* data, int64_t row) {
   };
 
   const int64_t cut = next_cut(0);
-  if (cut == chunks) return;  // that worker has finished the row
+  if (cut == chunks) return;  // that share has finished the row
   int64_t first = cut / kSpanChunks * kSpanChunks;
   const State total = job.partials.at(seq, first > 0 ? first - 1 : cut - 1, head);
   for (; first < chunks; first += kSpanChunks) {
@@ -424,7 +449,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (workers == 2) {  // the few states of one sequence: to wake a thread mostly takes longer
+  if (workers == 2 && rows <= p.kv_heads) {  // few states: to wake a thread mostly takes longer
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
   } else {
     threads.run(merge_row, &job, rows);

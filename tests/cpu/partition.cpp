@@ -1,5 +1,5 @@
-// What each worker of the CPU kernel attends: its cut of the work and its walk over its share, with
-// kernels that write down what they are asked for instead of doing it.
+// What each share of the CPU kernel's work attends: its cuts and the walk over it, with kernels
+// that write down what they are asked for instead of doing it.
 #include "../../kernels/cpu/decode.cpp"
 #include "absent.h"
 
@@ -9,7 +9,7 @@ struct Log {
   int64_t* rows;
   int64_t capacity;
   int64_t count;
-  int64_t worker;
+  int64_t share;
 };
 Log calls;
 
@@ -18,7 +18,7 @@ constexpr int64_t kFields = 6;
 void note(const pa_hp::DecodeParams&, int64_t seq, int64_t begin, int64_t end, int64_t kv_begin,
           int64_t kv_end, float*, pa_hp::cpu::State, float*) {
   if (calls.count < calls.capacity) {
-    const int64_t row[kFields] = {calls.worker, seq, begin, end, kv_begin, kv_end};
+    const int64_t row[kFields] = {calls.share, seq, begin, end, kv_begin, kv_end};
     std::copy_n(row, kFields, calls.rows + calls.count * kFields);
   }
   ++calls.count;
@@ -36,8 +36,8 @@ const Kernels kernels{load_nothing, note, fold_nothing, finish_nothing};
 }
 }  // namespace pa_hp::cpu
 
-// Rows of (worker, seq, first token, end of tokens, first kv head, end of kv heads), in the order
-// of the workers. Returns their number, which may be more than there was room for.
+// Rows of (share, seq, first token, end of tokens, first kv head, end of kv heads), in the order of
+// the shares. Returns their number, which may be more than there was room for.
 extern "C" int64_t partition_calls(const int32_t* seq_lens, int64_t batch, int64_t kv_heads,
                                    int64_t heads_together, int64_t workers, int64_t* rows,
                                    int64_t capacity) {
@@ -54,9 +54,10 @@ extern "C" int64_t partition_calls(const int32_t* seq_lens, int64_t batch, int64
   Partials partials(p, cuts);
   std::vector<float> states(partials.num_floats());
   partials.set_data(states.data());
-  const std::unique_ptr<Line[]> scratch(new Line[workers * worker_lines(p)]());
+  const std::unique_ptr<Line[]> scratch(new Line[worker_lines(p)]());
   Job job{p, baseline::kernels, cuts, partials, scratch.get()};
   calls = {rows, capacity, 0, 0};
-  for (; calls.worker < workers; ++calls.worker) run_worker(&job, calls.worker);
+  const int64_t shares = static_cast<int64_t>(cuts.size()) - 1;
+  for (; calls.share < shares; ++calls.share) run_share(job, calls.share, scratch[0].x);
   return calls.count;
 }
