@@ -60,14 +60,14 @@ def partition_calls(compile_library):
     function = compile_library(Path(__file__).parent / "cpu" / "partition.cpp").partition_calls
     function.restype = ctypes.c_int64
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, integer, integer, integer, integer, pointer, integer]
+    function.argtypes = [pointer, *[integer] * 5, pointer, integer]
 
-    def run(lengths, kv_heads, heads_together, workers):
+    def run(lengths, kv_heads, heads_together, workers, by_workers=False):
         # A chunk is one call, of 64 tokens or more but for a sequence's last, and each of at most
         # 3 * workers cuts goes through at most one chunk.
         room = int((-(-lengths // (CHUNK // 4))).sum()) + 3 * workers
         rows = np.empty((room, len(FIELDS)), np.int64)
-        sizes = len(lengths), kv_heads, heads_together, workers
+        sizes = len(lengths), kv_heads, heads_together, workers, by_workers
         count = function(lengths.ctypes.data, *sizes, rows.ctypes.data, room)
         assert count <= room
         return dict(zip(FIELDS, rows[:count].T, strict=True))
@@ -90,7 +90,7 @@ def ragged(draw):
 
 def share_ends(total, kv_heads, workers):
     """Of all shares but the last: six eighths of an even share each, then eighths, or even ones."""
-    if total < 8 * workers * CHUNK * kv_heads:
+    if total < 4 * workers**2 * CHUNK * kv_heads:
         return total * np.arange(1, workers) // workers
     eighths = [*range(6, 6 * workers + 1, 6), *range(6 * workers + 1, 8 * workers)]
     return total * np.array(eighths) // (8 * workers)
@@ -137,17 +137,26 @@ def test_shares_are_what_they_should_be(partition_calls, lengths, kv_heads, head
         assert (8 * workers * to_end > total).all()
 
 
-def test_a_slower_worker_takes_fewer_shares(partition_calls):
-    calls = partition_calls(np.array([4096], np.int32), 8, True, 2)
+@pytest.mark.parametrize(("length", "workers"), [(4096, 2), (32768, 2), (131072, 8)])
+def test_shares_suit_a_slower_worker(partition_calls, length, workers):
+    calls = partition_calls(np.array([length], np.int32), 8, True, workers)
     heads = calls["kv_end"] - calls["kv_begin"]
     shares = np.bincount(calls["share"], (calls["end"] - calls["begin"]) * heads)
-    speeds = np.array([1.0, 0.7])
-    done = np.zeros(2)  # when each worker is done with what it has taken
+    speeds = np.array([0.7] + [1.0] * (workers - 1))
+    done = np.zeros(workers)  # when each worker is done with what it has taken
     for share in shares:
         worker = done.argmin()
         done[worker] += share / speeds[worker]
-    even = shares.sum() / 2 / speeds.min()
+    even = shares.sum() / workers / speeds.min()
     assert done.max() < 0.9 * even
+
+
+def test_a_worker_takes_what_no_other_has_taken(partition_calls):
+    lengths = np.array([4096, 700], np.int32)
+    calls = partition_calls(lengths, 8, True, 3)
+    alone = partition_calls(lengths, 8, True, 3, by_workers=True)
+    assert (alone["share"] == 0).all()  # the first of them runs while the others have not begun
+    assert all((alone[field] == calls[field]).all() for field in FIELDS[1:])
 
 
 @pytest.mark.parametrize("length", [129, 200, 256, 257, 300, 511, 512, 513, 768, 900, 1023, 1024])

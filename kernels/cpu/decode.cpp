@@ -126,18 +126,19 @@ struct Cut {
   int64_t unit;
 };
 
-// Ends of the shares of the work, in the order in which workers take them, each the next one when
-// it is done with one: three quarters of an even share each, then eighths, of which one whose core
-// is slower or busy takes fewer. Even shares where an eighth would be less than a chunk.
+// Where shares of the work end, but for the last one, in the order in which workers take them, each
+// the next one when it is done with one: three quarters of an even share each, then eighths, of
+// which a worker whose core is slower or busy takes fewer. A share that starts or ends within a
+// span leaves up to eight states, and the thread that merges them has those of all: shares are even
+// where an eighth is less than half a chunk for each worker.
 std::vector<int64_t> share_ends(int64_t total, int64_t kv_heads, int64_t num_workers) {
   const int64_t eighths = 8 * num_workers;
+  const bool even =
+      num_workers == 1 || total < eighths * num_workers * (kChunkTokens / 2) * kv_heads;
   std::vector<int64_t> ends;
-  if (num_workers == 1 || total < eighths * kChunkTokens * kv_heads) {
-    for (int64_t i = 1; i <= num_workers; ++i) ends.push_back(total * i / num_workers);
-    return ends;
+  for (int64_t i = even ? 8 : 6; i < eighths; i += even ? 8 : i < 6 * num_workers ? 6 : 1) {
+    ends.push_back(total * i / eighths);
   }
-  for (int64_t i = 6; i <= 6 * num_workers; i += 6) ends.push_back(total * i / eighths);
-  for (int64_t i = 6 * num_workers + 1; i <= eighths; ++i) ends.push_back(total * i / eighths);
   return ends;
 }
 
@@ -155,9 +156,7 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   std::vector<Cut> cuts{{0, 0}};
   int64_t before = 0;  // work of the sequences before `seq`
   int64_t seq = 0;
-  std::vector<int64_t> targets = share_ends(total, p.kv_heads, num_workers);
-  targets.pop_back();
-  for (const int64_t target : targets) {
+  for (const int64_t target : share_ends(total, p.kv_heads, num_workers)) {
     while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
       before += p.seq_lens[seq++] * p.kv_heads;
     }
@@ -361,9 +360,7 @@ void run_worker(void* data, int64_t worker) {
   Job& job = *static_cast<Job*>(data);
   float* scratch = job.scratch[worker * worker_lines(job.params)].x;
   const int64_t shares = static_cast<int64_t>(job.cuts.size()) - 1;
-  for (int64_t share = job.next++; share < shares; share = job.next++) {
-    run_share(job, share, scratch);
-  }
+  for (int64_t share; (share = job.next++) < shares;) run_share(job, share, scratch);
 }
 
 // One kv head of one cut sequence: folds what the shares left, in the order of the chunks.
@@ -414,7 +411,7 @@ void write_empty_row(const DecodeParams& p, int64_t seq) {
 
 }  // namespace
 
-bool fetch_into_l2() {
+bool fetches_into_l2() {
 #if defined(__x86_64__)
   // AMD's family 19h: Zen 4, and Zen 3, which has no AVX-512 and so does not ask.
   static const bool zen4 = [] {
@@ -449,7 +446,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (workers == 2 && rows <= p.kv_heads) {  // few states: to wake a thread mostly takes longer
+  if (workers == 2 && partials.seqs().size() <= 1) {  // to wake a thread mostly takes longer
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
   } else {
     threads.run(merge_row, &job, rows);

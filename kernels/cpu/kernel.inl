@@ -46,6 +46,13 @@ inline BitVec load_bits(const void* p) {
   return __builtin_convertvector(narrow, BitVec);
 }
 
+// Where four query heads or more take dot products, which with AMX only fewer do.
+#if PA_HP_BF16_DOT && !PA_HP_AMX
+constexpr bool kDotsOfFour = true;
+#else
+constexpr bool kDotsOfFour = false;
+#endif
+
 // Two vectors of neighbouring elements, in an order that is the same for every row of a dtype: a
 // product of two rows does not mind, and `store_pair` undoes it.
 struct Pair {
@@ -291,7 +298,7 @@ struct Chunk {
   const T* const* keys;
   const T* const* values;
   const T* const* next_keys;  // first one of each stream of the next chunk, if it fetches them
-  bool into_l2;               // fetch_into_l2
+  bool into_l2;               // fetches_into_l2
   const T* query;             // [heads, head_dim], as it came
   const float* scaled;        // load_query's
   State state;
@@ -312,7 +319,7 @@ inline bool in_block(const DecodeParams& p, int64_t head) {
   return whole_lines(p) && head % p.group < p.group / kBlockHeads * kBlockHeads;
 }
 
-// What a kernel does about lines that it will read, and into which cache: fetch_into_l2.
+// What a kernel does about lines that it will read, and into which cache: fetches_into_l2.
 enum Fetch { kNothing, kIntoL1, kIntoL2 };
 
 // Inlined, for GCC drops calls of what does nothing but fetch.
@@ -322,9 +329,11 @@ template <Fetch kFetch>
   if constexpr (kFetch == kIntoL2) __builtin_prefetch(line, 0, 2);
 }
 
-template <Fetch kFetch, class T>
-[[gnu::always_inline]] inline void fetch_row(const T* row, int64_t elements) {
-  for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) fetch<kFetch>(row + i);
+template <class T>
+[[gnu::always_inline]] inline void fetch_row(bool into_l2, const T* row, int64_t elements) {
+  for (int64_t i = 0; i < elements; i += 64 / sizeof(T)) {
+    into_l2 ? fetch<kIntoL2>(row + i) : fetch<kIntoL1>(row + i);
+  }
 }
 
 // But for blocks, whose scores and values do it.
@@ -339,7 +348,7 @@ struct SoftmaxStep {
       // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
       if (kLanes == kBlockHeads && head % p.group == 0) {
         for (int s = 0; s < kStreams; ++s) {
-          fetch_row<kIntoL1>(chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+          fetch_row(chunk.into_l2, chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
         }
       }
       softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
@@ -378,13 +387,11 @@ void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
 
 // Whether query heads are taken by eights before they are by fours: where there are the registers,
 // unless for dot products, which have no use for keys that are converted half as often. h64/kv8 in
-// bfloat16 has 0.58 to 0.62 of a read by eights on two Zen 4 cores, 0.64 to 0.71 by fours.
+// bfloat16, head_dim 128, has 0.58 to 0.62 of a read by eights on two Zen 4 cores, 0.64 to 0.71 by
+// fours; with head_dim 80, where there are no dot products, either is as fast. Zen 5 is not
+// measured.
 template <class T>
-#if PA_HP_BF16_DOT && !PA_HP_AMX
-constexpr bool kByEights = kLanes == 16 && !std::is_same_v<T, BFloat>;
-#else
-constexpr bool kByEights = kLanes == 16;
-#endif
+constexpr bool kByEights = kLanes == 16 && !(kDotsOfFour && std::is_same_v<T, BFloat>);
 
 // A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: by
 // eights or fours, then what is left.
@@ -548,7 +555,7 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        keys,
                        values,
                        next_keys,
-                       fetch_into_l2(),
+                       fetches_into_l2(),
                        unscaled,
                        query,
                        state,

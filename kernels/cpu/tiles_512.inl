@@ -23,7 +23,7 @@ constexpr int64_t kWideValueTokens = 8;
 constexpr int64_t kAheadBytes = 2048;
 constexpr int64_t kWideAheadBytes = 1280;
 
-// Where what is fetched comes into L2 (fetch_into_l2), it comes into L1 from this far on: group 1
+// Where what is fetched comes into L2 (fetches_into_l2), it comes into L1 from this far on: group 1
 // in float16 has 36.6 GB/s on two Zen 4 cores instead of 33.8, head_dim 256 30.6 instead of 28.2,
 // group 4 with 128 1 to 3 % more.
 constexpr int64_t kNearBytes = 512;
@@ -47,8 +47,8 @@ template <Fetch kFetch>
          PA_HP_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
-// out[i] is the sum of v[i]'s lanes. A shuffle of two vectors within quarters or of whole ones is
-// cheaper than any other: with those a tile of four tokens and four heads takes a Zen 4 core 164
+// out[i] is the sum of v[i]'s lanes. A shuffle of two vectors within quarters or of whole quarters
+// is cheaper than any other: with those a tile of four tokens and four heads takes a Zen 4 core 164
 // cycles in float16 and 98 in bfloat16, with permutations and blends 172 and 102.
 template <int kCount>
 [[gnu::always_inline]] inline void store_sums(const Vec (&v)[kCount], float factor, float* out) {
@@ -97,16 +97,10 @@ template <int kRows, int... I>
 template <int kRows>
 constexpr int kTileTokens = kRows == 8 ? 2 : kScoreTokens;
 
-#if PA_HP_BF16_DOT
 // Four rows are as many multiply-adds of pairs as of elements where there is AMX: on a Xeon core
 // from L2 a token of four heads takes 26 ns by elements and 29 by pairs, one head 15 and 14.
 template <int kRows>
-#if PA_HP_AMX
-constexpr bool kPairs = kRows < 4;
-#else
-constexpr bool kPairs = true;
-#endif
-#endif
+constexpr bool kPairs = kRows < 4 || kDotsOfFour;
 
 // A row's address, hidden from GCC, which adds the same offset to vectors of addresses and takes
 // them apart again: two of a token's 23 cycles of scores in float16 on a Zen 5 core from L1.
@@ -161,12 +155,9 @@ template <int kVecs, int... I>
 // That takes as many multiply-adds but one, an addition for it, which on Zen has ports of its own,
 // and leaves cycles in which a multiplication has two operands: stores take their data by the way
 // of the third. Four tokens and four heads take a Zen 4 core 160 cycles in float16 and 143 in
-// bfloat16 so, 171 to 217 otherwise; the multiply-adds are 128. Intel's ports would take 25 % more.
-#if PA_HP_BF16_DOT && !PA_HP_AMX
-constexpr bool kAddLast = true;
-#else
-constexpr bool kAddLast = false;
-#endif
+// bfloat16 so, 171 to 217 otherwise; the multiply-adds are 128. Intel's ports would have a quarter
+// more to do: avx512_bf16 is for AMD's CPUs, of which Zen 5 is not measured.
+constexpr bool kAddLast = kDotsOfFour;
 
 // acc[row] += sum over kTokens tokens of weights[token][row] * values[token], for kVecs vectors of
 // columns: pairs, or one at the end of a row.
@@ -176,9 +167,11 @@ template <int kRows, int kVecs, Fetch kFetch, int kTokens, class T>
                                               int64_t column, float* acc, int64_t head_dim_v) {
   constexpr int kSums = kRows * kVecs;
   Vec sums[kSums];
+  if constexpr (!kAddLast) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kSums; ++i) {
-    if (!kAddLast) sums[i] = load(acc + i / kVecs * head_dim_v + column + i % kVecs * kLanes);
+    for (int i = 0; i < kSums; ++i) {
+      sums[i] = load(acc + i / kVecs * head_dim_v + column + i % kVecs * kLanes);
+    }
   }
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {

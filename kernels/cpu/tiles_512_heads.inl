@@ -4,8 +4,8 @@
 //
 // Both phases compute on a tile of tokens in the L1 cache while they put the next one there, line
 // by line between the multiply-adds, one line of each stream in turn. With 16 heads to one kv head
-// a token in bfloat16 takes 84 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 156
-// and 174, of which the multiply-adds are 128.
+// a token in bfloat16 took 84 cycles of a Zen 5 core from L2 so, 140 by eights; in float16 156 and
+// 174, of which the multiply-adds are 128. That was before add_word.
 //
 // Meanwhile rows further on are fetched; during scores also the first tile of values, and during
 // values the first ones of the next chunk's keys. Two Xeon cores without AMX, cold pages, ns a
@@ -44,8 +44,13 @@ int64_t rows_ahead(int64_t head_dim) {
 // of a read with fetches into L1 and into L2: h16/kv1 0.42 and 0.41 in float16, 0.71 and 0.69 in
 // bfloat16, h64/kv4 0.29 and 0.31, 0.35 and 0.44.
 template <class T>
-bool into_l2(const Chunk<T>& chunk, int64_t head_dim, int64_t stride_token) {
-  return chunk.into_l2 && stride_token != head_dim;
+bool keys_into_l2(const Chunk<T>& chunk) {
+  return chunk.into_l2 && chunk.p.key_stride_token != chunk.p.head_dim;
+}
+
+template <class T>
+bool values_into_l2(const Chunk<T>& chunk) {
+  return chunk.into_l2 && chunk.p.value_stride_token != chunk.p.head_dim_v;
 }
 
 // Every place of find_rows that is fetched is one that it fills.
@@ -94,9 +99,10 @@ void load_lane(const DecodeParams& p, int64_t head, const T* row, float* query) 
 }
 
 // Of a tile's keys this many take their words by a shuffle of four that were loaded at once: what
-// comes as a broadcast from memory leaves too few loads. Cycles for a token's scores in float16
-// and bfloat16: 80 and 41 with 1, 73 and 38 with 4, 80 and 42 with 6; the multiply-adds are 64
-// and 32.
+// comes as a broadcast from memory leaves too few loads. Cycles of a Zen 4 core for a token's
+// scores in float16 and bfloat16: 137 and 77 with 2, 136 and 75 with 4, 147 and 79 with 6; the
+// multiply-adds are 128 and 64. On a Zen 5 core, before add_word, of 64 and 32: 80 and 41 with 1,
+// 73 and 38 with 4, 80 and 42 with 6.
 constexpr int kShuffled = 4;
 
 inline Vec load_quads(const float* p) {
@@ -135,23 +141,25 @@ template <Fetch kFetch, int kCount, class T>
 }
 
 // Rows of the first tile of values for tile `tile` of keys.
-template <Fetch kFetch, class T>
+template <class T>
 [[gnu::always_inline]] inline void fetch_first_values(const Chunk<T>& chunk, int64_t kv_head,
                                                       int64_t tile) {
   for (int64_t row = tile * kFirstValues; row < (tile + 1) * kFirstValues; ++row) {
-    fetch_row<kFetch>(chunk.values[row] + kv_head * chunk.p.value_stride_head, chunk.p.head_dim_v);
+    fetch_row(values_into_l2(chunk), chunk.values[row] + kv_head * chunk.p.value_stride_head,
+              chunk.p.head_dim_v);
   }
 }
 
 // Of the first `rows` keys at kv head 0, with which the next chunk starts, those for tile `tile` of
 // values. In blocks that end earlier the addresses go astray, which harms nothing.
-template <Fetch kFetch, class T>
+template <class T>
 [[gnu::always_inline]] inline void fetch_next_keys(const Chunk<T>& chunk, int64_t rows,
                                                    int64_t tile) {
   constexpr int64_t kTiles = kChunkTokens / kTile;
   for (int64_t row = rows * tile / kTiles; row < rows * (tile + 1) / kTiles; ++row) {
     const T* first = chunk.next_keys[row % kStreams];
-    fetch_row<kFetch>(first + row / kStreams * chunk.p.key_stride_token, chunk.p.head_dim);
+    fetch_row(keys_into_l2(chunk), first + row / kStreams * chunk.p.key_stride_token,
+              chunk.p.head_dim);
   }
 }
 
@@ -189,7 +197,7 @@ template <Fetch kFetch, class T>
   float* scores = chunk.weights + head * kRoom;
   Vec top = splat(-kInfinity);
   for (int64_t t = 0; t < chunk.tokens; t += kKeyTile, scores += kKeyTile * kBlockHeads) {
-    fetch_first_values<kFetch>(chunk, kv_head, t / kKeyTile);
+    fetch_first_values(chunk, kv_head, t / kKeyTile);
     const T* const* next_keys = chunk.keys + t + kKeyTile;  // or what find_rows put there
     const float* query = chunk.scaled + head * p.head_dim;
     int64_t row = 0, next_vector = 0;
@@ -227,9 +235,8 @@ template <Fetch kFetch, class T>
 
 template <class T>
 void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
-  const DecodeParams& p = chunk.p;
-  into_l2(chunk, p.head_dim, p.key_stride_token) ? score_tiles<kIntoL2>(chunk, kv_head, head)
-                                                 : score_tiles<kIntoL1>(chunk, kv_head, head);
+  keys_into_l2(chunk) ? score_tiles<kIntoL2>(chunk, kv_head, head)
+                      : score_tiles<kIntoL1>(chunk, kv_head, head);
 }
 
 // Weights of 32 / kRows tokens, [token][head], as bfloat16 numbers [head][token]. With dot products
@@ -322,7 +329,7 @@ template <Fetch kFetch, class T>
   }
   for (int64_t t = 0; t < chunk.tokens; t += kTile, weights += kTile * kBlockHeads) {
     if (head == chunk.kv_begin * chunk.p.group) {
-      fetch_next_keys<kFetch>(chunk, rows_ahead<T>(chunk.p.head_dim), t / kTile);
+      fetch_next_keys(chunk, rows_ahead<T>(chunk.p.head_dim), t / kTile);
     }
     // Scores become weights, and those behind the last token, -inf, 0.
     for (int i = 0; i < kTile; i += 2) {
@@ -390,8 +397,6 @@ template <Fetch kFetch, class T>
 
 template <class T>
 void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
-  const DecodeParams& p = chunk.p;
-  into_l2(chunk, p.head_dim_v, p.value_stride_token)
-      ? add_value_tiles<kIntoL2>(chunk, kv_head, head)
-      : add_value_tiles<kIntoL1>(chunk, kv_head, head);
+  values_into_l2(chunk) ? add_value_tiles<kIntoL2>(chunk, kv_head, head)
+                        : add_value_tiles<kIntoL1>(chunk, kv_head, head);
 }

@@ -408,7 +408,7 @@ void attend_blocks(const Chunk<T>& chunk) {
   registers.set(value_shapes(kWidth, chunk.p.group));
   for (int64_t t = 0; t < chunk.tokens; t += kTile) {
     const auto put = t + kTile <= chunk.tokens ? put_values<T, true> : put_values<T, false>;
-    fetch_next_keys<kIntoL1>(chunk, kKeyTile, t / kTile);
+    fetch_next_keys(chunk, kKeyTile, t / kTile);
     for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
       put(chunk, kv_head, t);
       multiply_values<T, kWidth>(chunk, kv_head, t);
