@@ -129,14 +129,15 @@ struct Cut {
 // Where shares of the work end, but for the last one, in the order in which workers take them, each
 // the next one when it is done with one: three quarters of an even share each, then eighths, of
 // which a worker whose core is slower or busy takes fewer. A share that starts or ends within a
-// span leaves up to eight states, and the thread that merges them has those of all: shares are even
-// where an eighth is less than half a chunk for each worker.
+// span leaves up to eight states a head, and one thread merges what all shares left of it: shares
+// are even where an eighth would be less than half a chunk times the number of workers.
 std::vector<int64_t> share_ends(int64_t total, int64_t kv_heads, int64_t num_workers) {
   const int64_t eighths = 8 * num_workers;
   const bool even =
       num_workers == 1 || total < eighths * num_workers * (kChunkTokens / 2) * kv_heads;
+  const int64_t most = even ? 8 : 6;
   std::vector<int64_t> ends;
-  for (int64_t i = even ? 8 : 6; i < eighths; i += even ? 8 : i < 6 * num_workers ? 6 : 1) {
+  for (int64_t i = most; i < eighths; i += i < most * num_workers ? most : 1) {
     ends.push_back(total * i / eighths);
   }
   return ends;
@@ -283,7 +284,7 @@ struct Job {
   const std::vector<Cut>& cuts;
   const Partials& partials;
   Line* scratch;
-  std::atomic<int64_t> next{0};  // the share that no worker has taken yet
+  std::atomic<int64_t> next{0};  // the first share that no worker has taken yet
 };
 
 // Units [begin, end) of one sequence.
@@ -446,7 +447,7 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
   const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (workers == 2 && partials.seqs().size() <= 1) {  // to wake a thread mostly takes longer
+  if (workers == 2 && partials.seqs().size() <= 1) {  // few: to wake a thread mostly takes longer
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
   } else {
     threads.run(merge_row, &job, rows);

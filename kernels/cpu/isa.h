@@ -79,9 +79,7 @@ inline int64_t scratch_floats(const DecodeParams& params) {
 
 // Whether lines that a core reads soon are better fetched into its L2 cache than into L1. So it is
 // on Zen 4, where a fetch into L1 holds one of the core's few miss buffers until memory answers:
-// one sequence of 4096 tokens, 32 heads to 8 kv heads, has 0.62 to 0.70 of `read` on two cores with
-// fetches into L1, 0.74 to 0.85 without, and 0.83 to 0.91 with those into L2. Other CPUs have been
-// measured with L1 alone.
+// docs/cpu.md, The order of memory. Other CPUs have been measured with L1 alone.
 bool fetches_into_l2();
 
 namespace baseline {

@@ -393,8 +393,8 @@ void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
 template <class T>
 constexpr bool kByEights = kLanes == 16 && !(kDotsOfFour && std::is_same_v<T, BFloat>);
 
-// A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: by
-// eights or fours, then what is left.
+// A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: blocks,
+// then by eights, by fours, and what is left.
 template <template <int> class Step, class T>
 void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
   for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
@@ -555,7 +555,7 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        keys,
                        values,
                        next_keys,
-                       fetches_into_l2(),
+                       kLanes == kBlockHeads && fetches_into_l2(),
                        unscaled,
                        query,
                        state,

@@ -40,9 +40,12 @@ int64_t rows_ahead(int64_t head_dim) {
   return head_dim <= (kDots<T> ? 128 : 64) ? kMostAhead : kKeyTile;
 }
 
-// Rows that lie next to each other the core's own prefetcher takes into L2. Two Zen 4 cores, shares
-// of a read with fetches into L1 and into L2: h16/kv1 0.42 and 0.41 in float16, 0.71 and 0.69 in
-// bfloat16, h64/kv4 0.29 and 0.31, 0.35 and 0.44.
+// Every place of find_rows that is fetched is one that it fills.
+static_assert(kChunkTokens + kKeyTile + kMostAhead <= kRoom);
+
+// Rows that lie next to each other are fetched into L1 on Zen 4 too, for the core's own prefetcher
+// takes them into L2. Two cores, shares of a read with fetches into L1 and into L2: h16/kv1 0.42
+// and 0.41 in float16, 0.71 and 0.69 in bfloat16, h64/kv4 0.29 and 0.31, 0.35 and 0.44.
 template <class T>
 bool keys_into_l2(const Chunk<T>& chunk) {
   return chunk.into_l2 && chunk.p.key_stride_token != chunk.p.head_dim;
@@ -52,9 +55,6 @@ template <class T>
 bool values_into_l2(const Chunk<T>& chunk) {
   return chunk.into_l2 && chunk.p.value_stride_token != chunk.p.head_dim_v;
 }
-
-// Every place of find_rows that is fetched is one that it fills.
-static_assert(kChunkTokens + kKeyTile + kMostAhead <= kRoom);
 
 // sum += a * b, lane by lane, words as above.
 template <class T>
