@@ -152,11 +152,12 @@ template <int kVecs, int... I>
 }
 
 // Whether a tile's products are added to each other first and then to the sums of those before.
-// That takes as many multiply-adds but one, an addition for it, which on Zen has ports of its own,
-// and leaves cycles in which a multiplication has two operands: stores take their data by the way
-// of the third. Four tokens and four heads take a Zen 4 core 160 cycles in float16 and 143 in
-// bfloat16 so, 171 to 217 otherwise; the multiply-adds are 128. Intel's ports would have a quarter
-// more to do: avx512_bf16 is for AMD's CPUs, of which Zen 5 is not measured.
+// That takes as many multiply-adds but one, a multiplication for it, and an addition, which on Zen
+// has ports of its own. On a Zen 4 core four stores beside 16 multiply-adds take 6 cycles more,
+// beside multiplications none; presumably data go the way of the third operand. Four tokens and
+// four heads take 160 cycles in float16 and 143 in bfloat16 so, 171 to 217 otherwise; the
+// multiply-adds are 128. Intel's ports would have a quarter more to do: avx512_bf16 is for AMD's
+// CPUs, of which Zen 5 is not measured.
 constexpr bool kAddLast = kDotsOfFour;
 
 // acc[row] += sum over kTokens tokens of weights[token][row] * values[token], for kVecs vectors of
