@@ -2,11 +2,9 @@
 // vectors are shorter than AVX-512's.
 
 // Tokens whose scores or values are worked on together, of all kv heads in turn where a token's
-// heads lie together: few, so that each stream is read in the order of memory. Three by four rows
-// are twelve sums, which with the keys and a query just fit AVX2's registers. 15 GB/s as above; 13
-// with 6 and 4 tokens, 12.5 with 3 and 8.
-constexpr int64_t kScoreTokens = 3;
-constexpr int64_t kValueTokens = 4;
+// heads lie together: one of each stream, so that each load goes along a stream of its own.
+constexpr int64_t kScoreTokens = kStreams;
+constexpr int64_t kValueTokens = kStreams;
 
 // With this many query heads to a kv head arithmetic takes longer than memory does: values of more
 // tokens at once, for the sums are loaded and stored less often. On two Zen 3 cores and cold pages
@@ -14,20 +12,45 @@ constexpr int64_t kValueTokens = 4;
 constexpr int64_t kWideGroup = 16;
 constexpr int64_t kWideValueTokens = 8;
 
-// out[i] is the sum of v_i's lanes.
-inline void store_sums(Vec v0, Vec v1, Vec v2, Vec v3, float* out) {
+// Lines are fetched this far ahead, one of each stream in turn: docs/cpu.md, The order of memory.
+constexpr int64_t kAheadBytes = 384;
+
+template <class T>
+constexpr int64_t kLineElements = 64 / sizeof(T);
+
+template <class T>
+[[gnu::always_inline]] inline void fetch_ahead(const T* row) {
+  fetch<kIntoL1>(row + kAheadBytes / sizeof(T));
+}
+
+// Sums of four vectors' lanes, for 32 bytes those of each half.
+inline Vec add_lanes(Vec v0, Vec v1, Vec v2, Vec v3) {
 #if PA_HP_VECTOR_BYTES == 16
   const Vec ab = PA_HP_SHUFFLE(v0, v1, 0, 4, 1, 5) + PA_HP_SHUFFLE(v0, v1, 2, 6, 3, 7);
   const Vec cd = PA_HP_SHUFFLE(v2, v3, 0, 4, 1, 5) + PA_HP_SHUFFLE(v2, v3, 2, 6, 3, 7);
-  store(out, PA_HP_SHUFFLE(ab, cd, 0, 1, 4, 5) + PA_HP_SHUFFLE(ab, cd, 2, 3, 6, 7));
+  return PA_HP_SHUFFLE(ab, cd, 0, 1, 4, 5) + PA_HP_SHUFFLE(ab, cd, 2, 3, 6, 7);
 #else
-  const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps((__m256)v0, (__m256)v1),
-                                       _mm256_hadd_ps((__m256)v2, (__m256)v3));
-  _mm_storeu_ps(out, _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1));
+  const Vec ab = PA_HP_SHUFFLE(v0, v1, 0, 8, 1, 9, 4, 12, 5, 13) +
+                 PA_HP_SHUFFLE(v0, v1, 2, 10, 3, 11, 6, 14, 7, 15);
+  const Vec cd = PA_HP_SHUFFLE(v2, v3, 0, 8, 1, 9, 4, 12, 5, 13) +
+                 PA_HP_SHUFFLE(v2, v3, 2, 10, 3, 11, 6, 14, 7, 15);
+  return PA_HP_SHUFFLE(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+         PA_HP_SHUFFLE(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
 #endif
 }
 
-// Scores of kRows query rows against kScoreTokens keys, [token][row], and up to two numbers more.
+// out[0..7]: what two results of add_lanes are the sums of.
+inline void store_sums(Vec first, Vec second, float* out) {
+#if PA_HP_VECTOR_BYTES == 16
+  store(out, first);
+  store(out + 4, second);
+#else
+  store(out, PA_HP_SHUFFLE(first, second, 0, 1, 2, 3, 8, 9, 10, 11) +
+                 PA_HP_SHUFFLE(first, second, 4, 5, 6, 7, 12, 13, 14, 15));
+#endif
+}
+
+// Scores of one or two query rows against kScoreTokens keys, [token][row], and numbers up to eight.
 template <int kRows, class T>
 inline void score_tile(const float* query, const T* const* keys, int64_t offset, int64_t head_dim,
                        float* scores) {
@@ -36,6 +59,7 @@ inline void score_tile(const float* query, const T* const* keys, int64_t offset,
   int64_t i = 0;
   for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
     for (int t = 0; t < kScoreTokens; ++t) {
+      if (i % kLineElements<T> == 0) fetch_ahead(keys[t] + offset + i);
       const Pair key = load_pair(keys[t] + offset + i);
       for (int r = 0; r < kRows; ++r) {
         sum_a[t * kRows + r] += load(query + r * head_dim + i) * key.a;
@@ -49,13 +73,13 @@ inline void score_tile(const float* query, const T* const* keys, int64_t offset,
       for (int r = 0; r < kRows; ++r) sum_a[t * kRows + r] += load(query + r * head_dim + i) * key;
     }
   }
-  for (int n = 0; n < kScoreTokens * kRows; n += 4) {
-    store_sums(sum_a[n] + sum_b[n], sum_a[n + 1] + sum_b[n + 1], sum_a[n + 2] + sum_b[n + 2],
-               sum_a[n + 3] + sum_b[n + 3], scores + n);
-  }
+  for (int n = 0; n < 8; ++n) sum_a[n] += sum_b[n];
+  store_sums(add_lanes(sum_a[0], sum_a[1], sum_a[2], sum_a[3]),
+             add_lanes(sum_a[4], sum_a[5], sum_a[6], sum_a[7]), scores);
 }
 
-// The same for four rows. The sums have names: GCC keeps an array of twelve in memory.
+// The same for four rows. Twelve sums, three keys and a query are the sixteen registers of AVX2, so
+// the fourth token comes by itself. The sums have names: GCC keeps an array of twelve in memory.
 struct RowSums {
   Vec a = {}, b = {}, c = {};  // one a token
   [[gnu::always_inline]] inline void add(const float* query, Vec key_a, Vec key_b, Vec key_c) {
@@ -75,27 +99,64 @@ struct RowSums {
   r3.add(query + 3 * head_dim, a, b, c);
 }
 
-// Not inlined: what the caller keeps in registers would drive a sum out of them.
 template <class T>
-[[gnu::noinline]] void score_tile_4(const float* query, const T* const* keys, int64_t offset,
-                                    int64_t head_dim, float* scores) {
+[[gnu::always_inline]] inline void add_row_pairs(RowSums& r0, RowSums& r1, RowSums& r2, RowSums& r3,
+                                                 const float* query, int64_t head_dim, const T* a,
+                                                 const T* b, const T* c) {
+  add_rows(r0, r1, r2, r3, query, head_dim, load_first(a), load_first(b), load_first(c));
+  add_rows(r0, r1, r2, r3, query + kLanes, head_dim, load_second(a), load_second(b),
+           load_second(c));
+}
+
+// One token's: even and odd vectors apart, or four sums would wait for each other.
+struct TokenSums {
+  Vec r0 = {}, r1 = {}, r2 = {}, r3 = {};  // one a row
+  [[gnu::always_inline]] inline void add(const float* query, int64_t head_dim, Vec key) {
+    add_product(r0, key, query);
+    add_product(r1, key, query + head_dim);
+    add_product(r2, key, query + 2 * head_dim);
+    add_product(r3, key, query + 3 * head_dim);
+  }
+};
+
+template <class T>
+[[gnu::always_inline]] inline void score_tile_4(const float* query, const T* const* keys,
+                                                int64_t offset, int64_t head_dim, float* scores) {
   const T* a = keys[0] + offset;
   const T* b = keys[1] + offset;
   const T* c = keys[2] + offset;
+  const T* d = keys[3] + offset;
   RowSums r0, r1, r2, r3;
   int64_t i = 0;
+  for (; i + kLineElements<T> <= head_dim; i += kLineElements<T>) {
+    fetch_ahead(a + i);
+    fetch_ahead(b + i);
+    fetch_ahead(c + i);
+    fetch_ahead(d + i);
+#pragma GCC unroll 4
+    for (int64_t j = i; j < i + kLineElements<T>; j += 2 * kLanes) {
+      add_row_pairs(r0, r1, r2, r3, query + j, head_dim, a + j, b + j, c + j);
+    }
+  }
   for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
-    add_rows(r0, r1, r2, r3, query + i, head_dim, load_pair(a + i).a, load_pair(b + i).a,
-             load_pair(c + i).a);
-    add_rows(r0, r1, r2, r3, query + i + kLanes, head_dim, load_second(a + i), load_second(b + i),
-             load_second(c + i));
+    add_row_pairs(r0, r1, r2, r3, query + i, head_dim, a + i, b + i, c + i);
   }
   for (; i < head_dim; i += kLanes) {
     add_rows(r0, r1, r2, r3, query + i, head_dim, load(a + i), load(b + i), load(c + i));
   }
-  store_sums(r0.a, r1.a, r2.a, r3.a, scores);
-  store_sums(r0.b, r1.b, r2.b, r3.b, scores + 4);
-  store_sums(r0.c, r1.c, r2.c, r3.c, scores + 8);
+  store_sums(add_lanes(r0.a, r1.a, r2.a, r3.a), add_lanes(r0.b, r1.b, r2.b, r3.b), scores);
+  const Vec third = add_lanes(r0.c, r1.c, r2.c, r3.c);
+
+  TokenSums even, odd;
+#pragma GCC unroll 2
+  for (i = 0; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
+    even.add(query + i, head_dim, load_first(d + i));
+    odd.add(query + i + kLanes, head_dim, load_second(d + i));
+  }
+  for (; i < head_dim; i += kLanes) even.add(query + i, head_dim, load(d + i));
+  store_sums(third,
+             add_lanes(even.r0 + odd.r0, even.r1 + odd.r1, even.r2 + odd.r2, even.r3 + odd.r3),
+             scores + 8);
 }
 
 #if PA_HP_BF16_DOT
@@ -109,22 +170,29 @@ template <class T>
 
 // As score_tile_4, with the query as it came: half the instructions. `head_dim` is a multiple of
 // 2 * kLanes.
-[[gnu::noinline]] void score_dot_4(const BFloat* query, int64_t query_stride, float factor,
-                                   const BFloat* const* keys, int64_t offset, int64_t head_dim,
-                                   float* scores) {
+[[gnu::always_inline]] inline void score_dot_4(const BFloat* query, int64_t query_stride,
+                                               float factor, const BFloat* const* keys,
+                                               int64_t offset, int64_t head_dim, float* scores) {
   RowSums r0, r1, r2, r3;
+  TokenSums last;
   for (int64_t i = 0; i < head_dim; i += 2 * kLanes) {
     const BitVec a = load_words(keys[0] + offset + i);
     const BitVec b = load_words(keys[1] + offset + i);
     const BitVec c = load_words(keys[2] + offset + i);
+    const BitVec d = load_words(keys[3] + offset + i);
     add_dots(r0, query + i, a, b, c);
     add_dots(r1, query + query_stride + i, a, b, c);
     add_dots(r2, query + 2 * query_stride + i, a, b, c);
     add_dots(r3, query + 3 * query_stride + i, a, b, c);
+    add_dot(last.r0, load_words(query + i), d);
+    add_dot(last.r1, load_words(query + query_stride + i), d);
+    add_dot(last.r2, load_words(query + 2 * query_stride + i), d);
+    add_dot(last.r3, load_words(query + 3 * query_stride + i), d);
   }
-  store_sums(r0.a * factor, r1.a * factor, r2.a * factor, r3.a * factor, scores);
-  store_sums(r0.b * factor, r1.b * factor, r2.b * factor, r3.b * factor, scores + 4);
-  store_sums(r0.c * factor, r1.c * factor, r2.c * factor, r3.c * factor, scores + 8);
+  store_sums(add_lanes(r0.a, r1.a, r2.a, r3.a) * factor, add_lanes(r0.b, r1.b, r2.b, r3.b) * factor,
+             scores);
+  store_sums(add_lanes(r0.c, r1.c, r2.c, r3.c) * factor,
+             add_lanes(last.r0, last.r1, last.r2, last.r3) * factor, scores + 8);
 }
 #endif
 
@@ -142,7 +210,9 @@ inline void value_tile(const float* weights, const T* const* values, int64_t off
   }
   for (int t = 0; t < kTokens; ++t) {
     for (int c = 0; c < kPairs; ++c) {
-      const Pair value = load_pair(values[t] + offset + 2 * c * kLanes);
+      const T* row = values[t] + offset + 2 * c * kLanes;
+      if (2 * c * kLanes % kLineElements<T> == 0) fetch_ahead(row);
+      const Pair value = load_pair(row);
       for (int r = 0; r < kRows; ++r) {
         const Vec weight = splat(weights[t * kRows + r]);
         sum[r][c].a += weight * value.a;
@@ -176,7 +246,7 @@ struct PairSum {
 };
 
 template <int kTokens, class T>
-[[gnu::always_inline]] inline void value_tile_4(const float* weights, const T* const* values,
+[[gnu::always_inline]] inline void value_pair_4(const float* weights, const T* const* values,
                                                 int64_t offset, float* acc, int64_t head_dim_v) {
   PairSum r0(acc), r1(acc + head_dim_v), r2(acc + 2 * head_dim_v), r3(acc + 3 * head_dim_v);
 #pragma GCC unroll 8
@@ -200,7 +270,10 @@ inline void value_rows(const float* weights, const T* const* values, int64_t off
   int64_t c = 0;
   for (; c + 2 * kPairs * kLanes <= head_dim_v; c += 2 * kPairs * kLanes) {
     if constexpr (kRows == 4) {
-      value_tile_4<kTokens>(weights, values, offset + c, acc + c, head_dim_v);
+      for (int t = 0; c % kLineElements<T> == 0 && t < kTokens; ++t) {
+        fetch<kIntoL1>(values[kTokens + t] + offset + c);
+      }
+      value_pair_4<kTokens>(weights, values, offset + c, acc + c, head_dim_v);
     } else {
       value_tile<kRows, kTokens, kPairs>(weights, values, offset + c, acc + c, head_dim_v);
     }
@@ -219,32 +292,134 @@ inline void value_rows(const float* weights, const T* const* values, int64_t off
   }
 }
 
-// Steps of a chunk, for kRows query heads from `head` on that share a kv head.
-template <int kRows>
-struct ScoreStep {  // of tokens [begin, end)
-  template <class T>
-  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                  int64_t end) {
-    const DecodeParams& p = chunk.p;
-    const float* query = chunk.scaled + head * p.head_dim;
+// One row's weights for four values. All four rows' are more than there are registers: GCC leaves
+// the rest in memory, from where a multiply-add takes them ("xm", which makes Clang leave all).
+struct RowWeights {
+  Vec a, b, c, d;
+  [[gnu::always_inline]] explicit inline RowWeights(const float* weights)
+      : a(splat(weights[0])), b(splat(weights[4])), c(splat(weights[8])), d(splat(weights[12])) {}
+  [[gnu::always_inline]] static inline void add(Vec& sum, Vec value, const Vec& weight) {
+#if PA_HP_F16C && !defined(__clang__)
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(value), "xm"(weight));
+#else
+    sum += value * weight;
+#endif
+  }
+  [[gnu::always_inline]] inline void add_to(float* acc, Vec va, Vec vb, Vec vc, Vec vd) const {
+    Vec sum = load(acc);
+    add(sum, va, a);
+    add(sum, vb, b);
+    add(sum, vc, c);
+    add(sum, vd, d);
+    store(acc, sum);
+  }
+};
+
+// One vector of columns of four rows.
+[[gnu::always_inline]] inline void add_columns(const RowWeights& r0, const RowWeights& r1,
+                                               const RowWeights& r2, const RowWeights& r3,
+                                               float* acc, int64_t head_dim_v, Vec a, Vec b, Vec c,
+                                               Vec d) {
+  r0.add_to(acc, a, b, c, d);
+  r1.add_to(acc + head_dim_v, a, b, c, d);
+  r2.add_to(acc + 2 * head_dim_v, a, b, c, d);
+  r3.add_to(acc + 3 * head_dim_v, a, b, c, d);
+}
+
+template <class T>
+[[gnu::always_inline]] inline void add_column_pairs(const RowWeights& r0, const RowWeights& r1,
+                                                    const RowWeights& r2, const RowWeights& r3,
+                                                    float* acc, int64_t head_dim_v, const T* a,
+                                                    const T* b, const T* c, const T* d) {
+  add_columns(r0, r1, r2, r3, acc, head_dim_v, load_first(a), load_first(b), load_first(c),
+              load_first(d));
+  add_columns(r0, r1, r2, r3, acc + kLanes, head_dim_v, load_second(a), load_second(b),
+              load_second(c), load_second(d));
+}
+
+// As value_rows for four rows and four tokens.
+template <class T>
+[[gnu::always_inline]] inline void value_tile_4(const float* weights, const T* const* values,
+                                                int64_t offset, float* acc, int64_t head_dim_v) {
+  const T* a = values[0] + offset;
+  const T* b = values[1] + offset;
+  const T* c = values[2] + offset;
+  const T* d = values[3] + offset;
+  const RowWeights r0(weights), r1(weights + 1), r2(weights + 2), r3(weights + 3);
+  int64_t i = 0;
+  for (; i + kLineElements<T> <= head_dim_v; i += kLineElements<T>) {
+    fetch_ahead(a + i);
+    fetch_ahead(b + i);
+    fetch_ahead(c + i);
+    fetch_ahead(d + i);
+#pragma GCC unroll 4
+    for (int64_t j = i; j < i + kLineElements<T>; j += 2 * kLanes) {
+      add_column_pairs(r0, r1, r2, r3, acc + j, head_dim_v, a + j, b + j, c + j, d + j);
+    }
+  }
+  for (; i + 2 * kLanes <= head_dim_v; i += 2 * kLanes) {
+    add_column_pairs(r0, r1, r2, r3, acc + i, head_dim_v, a + i, b + i, c + i, d + i);
+  }
+  for (; i < head_dim_v; i += kLanes) {
+    add_columns(r0, r1, r2, r3, acc + i, head_dim_v, load(a + i), load(b + i), load(c + i),
+                load(d + i));
+  }
+}
+
+// Tiles of four tokens from t on, for query heads [head, last), by fours that each share a kv head.
+// Not inlined: what the caller keeps in registers would drive sums out of them.
+template <class T>
+[[gnu::noinline]] void score_heads_4(const Chunk<T>& chunk, int64_t t, int64_t head, int64_t last) {
+  const DecodeParams& p = chunk.p;
+  for (int64_t kv_head = head / p.group, next = (kv_head + 1) * p.group; head < last; head += 4) {
+    if (head == next) {
+      ++kv_head;
+      next += p.group;
+    }
     const int64_t offset = kv_head * p.key_stride_head;
-    float* scores = chunk.weights + head * kRoom;
+    float* scores = chunk.weights + head * kRoom + 4 * t;
 #if PA_HP_BF16_DOT
-    if constexpr (kRows == 4 && std::is_same_v<T, BFloat>) {
+    if constexpr (std::is_same_v<T, BFloat>) {
       if (p.head_dim % (2 * kLanes) == 0) {
-        for (int64_t t = begin; t < end; t += kScoreTokens) {
-          score_dot_4(chunk.query + head * p.query_stride_head, p.query_stride_head,
-                      p.scale * kLog2E, chunk.keys + t, offset, p.head_dim, scores + t * kRows);
-        }
-        return;
+        score_dot_4(chunk.query + head * p.query_stride_head, p.query_stride_head, p.scale * kLog2E,
+                    chunk.keys + t, offset, p.head_dim, scores);
+        continue;
       }
     }
 #endif
+    score_tile_4(chunk.scaled + head * p.head_dim, chunk.keys + t, offset, p.head_dim, scores);
+  }
+}
+
+template <class T>
+[[gnu::noinline]] void value_heads_4(const Chunk<T>& chunk, int64_t t, int64_t head, int64_t last) {
+  const DecodeParams& p = chunk.p;
+  for (int64_t kv_head = head / p.group, next = (kv_head + 1) * p.group; head < last; head += 4) {
+    if (head == next) {
+      ++kv_head;
+      next += p.group;
+    }
+    value_tile_4(chunk.weights + head * kRoom + 4 * t, chunk.values + t,
+                 kv_head * p.value_stride_head, chunk.state.acc + head * p.head_dim_v,
+                 p.head_dim_v);
+  }
+}
+
+// Steps of a chunk, tokens [begin, end), for `heads` query heads from `head` on: kRows that share a
+// kv head, or for four any number of such fours.
+template <int kRows>
+struct ScoreStep {
+  template <class T>
+  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin, int64_t end,
+                  int64_t heads = kRows) {
+    const DecodeParams& p = chunk.p;
     for (int64_t t = begin; t < end; t += kScoreTokens) {
       if constexpr (kRows == 4) {
-        score_tile_4(query, chunk.keys + t, offset, p.head_dim, scores + t * kRows);
+        score_heads_4(chunk, t, head, head + heads);
       } else {
-        score_tile<kRows>(query, chunk.keys + t, offset, p.head_dim, scores + t * kRows);
+        score_tile<kRows>(chunk.scaled + head * p.head_dim, chunk.keys + t,
+                          kv_head * p.key_stride_head, p.head_dim,
+                          chunk.weights + head * kRoom + t * kRows);
       }
     }
   }
@@ -253,18 +428,22 @@ struct ScoreStep {  // of tokens [begin, end)
 template <int kTokens>
 struct Values {
   template <int kRows>
-  struct Step {  // of tokens [begin, end)
+  struct Step {
     template <class T>
     static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                    int64_t end) {
+                    int64_t end, int64_t heads = kRows) {
       const DecodeParams& p = chunk.p;
       const float* weights = chunk.weights + head * kRoom;
       const int64_t offset = kv_head * p.value_stride_head;
       float* acc = chunk.state.acc + head * p.head_dim_v;
       int64_t t = begin;
       for (; t + kTokens <= end; t += kTokens) {
-        value_rows<kRows, kTokens>(weights + t * kRows, chunk.values + t, offset, acc,
-                                   p.head_dim_v);
+        if constexpr (kRows == 4 && kTokens == 4) {
+          value_heads_4(chunk, t, head, head + heads);
+        } else {
+          value_rows<kRows, kTokens>(weights + t * kRows, chunk.values + t, offset, acc,
+                                     p.head_dim_v);
+        }
       }
       for (; t < end; ++t) {
         value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
