@@ -24,8 +24,8 @@ constexpr int64_t kChunkTokens = 256;
 constexpr int64_t kSpanChunks = 8;
 
 // Places of a chunk that are read in turn: a core follows several streams of memory faster than
-// one, and arithmetic then hides behind them. With the same kernel, one Zen 3 core and cold pages,
-// group 4 in float16: 10 GB/s with 2 streams, 13 with 3, 15 with 4, 13 with 8.
+// one, and arithmetic then hides behind them. One Zen 3 core, cold pages, group 4 in float16, tiles
+// of 3 and 4 tokens and nothing fetched: 10 GB/s with 2 streams, 13 with 3, 15 with 4, 13 with 8.
 constexpr int kStreams = 4;
 
 // Below this many multiply-adds a second thread costs more than it brings: waking one takes some

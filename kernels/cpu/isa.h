@@ -79,7 +79,8 @@ inline int64_t scratch_floats(const DecodeParams& params) {
 
 // Whether lines that a core reads soon are better fetched into its L2 cache than into L1. So it is
 // on Zen 4, where a fetch into L1 presumably holds one of the core's few miss buffers until memory
-// answers: docs/cpu.md, The order of memory. Other CPUs have been measured with L1 alone.
+// answers: docs/cpu.md, The order of memory. Zen 3 is as fast with either, other CPUs have been
+// measured with L1 alone.
 bool fetches_into_l2();
 
 namespace baseline {

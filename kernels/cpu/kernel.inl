@@ -61,8 +61,8 @@ struct Pair {
 
 inline Pair load_pair(const float* p) { return {load(p), load(p + kLanes)}; }
 
-// load_pair's vectors alone, loaded anew: where every register is taken, the compiler must not keep
-// both.
+// load_pair's vectors alone: where every register is taken, the compiler must not make the second
+// one with the first, and keep it.
 inline Vec load_first(const float* p) { return load(p); }
 inline Vec load_second(const float* p) { return load(p + kLanes); }
 
@@ -97,7 +97,7 @@ inline Pair load_pair(const BFloat* p) {
 inline Vec load_first(const BFloat* p) { return load_pair(p).a; }
 
 inline Vec load_second(const BFloat* p) {
-  static const BitVec kOdd = BitVec{} + 0xffff0000u;
+  static const BitVec kOdd = BitVec{} + 0xffff0000u;  // in memory: not what load_pair has
   BitVec bits;
   std::memcpy(&bits, p, sizeof bits);
   return (Vec)(bits & kOdd);
@@ -472,8 +472,7 @@ void each_step(const Chunk<T>& chunk, int64_t step) {
     const int64_t end = std::min(t + step, chunk.tokens);
     if constexpr (kLanes < kBlockHeads) {
       if (group % 4 == 0 && step == kStreams && end - t == step) {
-        Step<4>::run(chunk, chunk.kv_begin, chunk.kv_begin * group, t, end,
-                     (chunk.kv_end - chunk.kv_begin) * group);
+        Step<4>::run_heads(chunk, t, chunk.kv_begin, chunk.kv_begin * group, chunk.kv_end * group);
         continue;
       }
     }

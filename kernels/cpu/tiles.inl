@@ -8,19 +8,29 @@ constexpr int64_t kValueTokens = kStreams;
 
 // With this many query heads to a kv head arithmetic takes longer than memory does: values of more
 // tokens at once, for the sums are loaded and stored less often. On two Zen 3 cores and cold pages
-// 4 to 7 % faster with 16 and 32 heads to one kv head; with groups of 8 and 8 kv heads 5 % slower.
+// up to 5 % faster with 16 heads to one kv head.
 constexpr int64_t kWideGroup = 16;
 constexpr int64_t kWideValueTokens = 8;
 
-// Lines are fetched this far ahead, one of each stream in turn: docs/cpu.md, The order of memory.
-constexpr int64_t kAheadBytes = 384;
+// Lines are fetched this far ahead, one of each stream in turn, and again nearer, for Zen 3 drops
+// fetches that it has no room for: docs/cpu.md, The order of memory. Other machines that have no
+// longer vectors have not been measured.
+constexpr int64_t kAheadBytes[] = {512, 256};
 
 template <class T>
 constexpr int64_t kLineElements = 64 / sizeof(T);
 
 template <class T>
 [[gnu::always_inline]] inline void fetch_ahead(const T* row) {
-  fetch<kIntoL1>(row + kAheadBytes / sizeof(T));
+  for (const int64_t bytes : kAheadBytes) fetch<kIntoL1>(row + bytes / sizeof(T));
+}
+
+template <class T>
+[[gnu::always_inline]] inline void fetch_ahead(const T* a, const T* b, const T* c, const T* d) {
+  fetch_ahead(a);
+  fetch_ahead(b);
+  fetch_ahead(c);
+  fetch_ahead(d);
 }
 
 // Sums of four vectors' lanes, for 32 bytes those of each half.
@@ -50,32 +60,36 @@ inline void store_sums(Vec first, Vec second, float* out) {
 #endif
 }
 
-// Scores of one or two query rows against kScoreTokens keys, [token][row], and numbers up to eight.
+// Scores of one or two query rows against kScoreTokens keys, [token][row]. Eight numbers are
+// written, of which the last four mean nothing if there is one row.
 template <int kRows, class T>
 inline void score_tile(const float* query, const T* const* keys, int64_t offset, int64_t head_dim,
                        float* scores) {
-  // Two sums for each, or there would be fewer under way than hide an addition's latency.
-  Vec sum_a[8] = {}, sum_b[8] = {};
+  // Two sums for each score of one row: four would wait for each other.
+  constexpr int kSums = 2 / kRows;
+  Vec sums[kSums][8] = {};
   int64_t i = 0;
   for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
     for (int t = 0; t < kScoreTokens; ++t) {
       if (i % kLineElements<T> == 0) fetch_ahead(keys[t] + offset + i);
       const Pair key = load_pair(keys[t] + offset + i);
       for (int r = 0; r < kRows; ++r) {
-        sum_a[t * kRows + r] += load(query + r * head_dim + i) * key.a;
-        sum_b[t * kRows + r] += load(query + r * head_dim + i + kLanes) * key.b;
+        sums[0][t * kRows + r] += load(query + r * head_dim + i) * key.a;
+        sums[kSums - 1][t * kRows + r] += load(query + r * head_dim + i + kLanes) * key.b;
       }
     }
   }
   for (; i < head_dim; i += kLanes) {
     for (int t = 0; t < kScoreTokens; ++t) {
       const Vec key = load(keys[t] + offset + i);
-      for (int r = 0; r < kRows; ++r) sum_a[t * kRows + r] += load(query + r * head_dim + i) * key;
+      for (int r = 0; r < kRows; ++r) {
+        sums[0][t * kRows + r] += load(query + r * head_dim + i) * key;
+      }
     }
   }
-  for (int n = 0; n < 8; ++n) sum_a[n] += sum_b[n];
-  store_sums(add_lanes(sum_a[0], sum_a[1], sum_a[2], sum_a[3]),
-             add_lanes(sum_a[4], sum_a[5], sum_a[6], sum_a[7]), scores);
+  for (int n = 0; kSums == 2 && n < 8; ++n) sums[0][n] += sums[1][n];
+  store_sums(add_lanes(sums[0][0], sums[0][1], sums[0][2], sums[0][3]),
+             add_lanes(sums[0][4], sums[0][5], sums[0][6], sums[0][7]), scores);
 }
 
 // The same for four rows. Twelve sums, three keys and a query are the sixteen registers of AVX2, so
@@ -108,7 +122,8 @@ template <class T>
            load_second(c));
 }
 
-// One token's: even and odd vectors apart, or four sums would wait for each other.
+// One token's. There are two of them, of even and of odd vectors: four sums would wait for each
+// other.
 struct TokenSums {
   Vec r0 = {}, r1 = {}, r2 = {}, r3 = {};  // one a row
   [[gnu::always_inline]] inline void add(const float* query, int64_t head_dim, Vec key) {
@@ -129,15 +144,13 @@ template <class T>
   RowSums r0, r1, r2, r3;
   int64_t i = 0;
   for (; i + kLineElements<T> <= head_dim; i += kLineElements<T>) {
-    fetch_ahead(a + i);
-    fetch_ahead(b + i);
-    fetch_ahead(c + i);
-    fetch_ahead(d + i);
+    fetch_ahead(a + i, b + i, c + i, d + i);
 #pragma GCC unroll 4
     for (int64_t j = i; j < i + kLineElements<T>; j += 2 * kLanes) {
       add_row_pairs(r0, r1, r2, r3, query + j, head_dim, a + j, b + j, c + j);
     }
   }
+  if (i < head_dim) fetch_ahead(a + i, b + i, c + i, d + i);
   for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
     add_row_pairs(r0, r1, r2, r3, query + i, head_dim, a + i, b + i, c + i);
   }
@@ -160,12 +173,14 @@ template <class T>
 }
 
 #if PA_HP_BF16_DOT
-[[gnu::always_inline]] inline void add_dots(RowSums& sums, const BFloat* query, BitVec key_a,
-                                            BitVec key_b, BitVec key_c) {
+[[gnu::always_inline]] inline void add_dots(RowSums& sums, Vec& last, const BFloat* query,
+                                            BitVec key_a, BitVec key_b, BitVec key_c,
+                                            BitVec key_d) {
   const BitVec q = load_words(query);
   add_dot(sums.a, q, key_a);
   add_dot(sums.b, q, key_b);
   add_dot(sums.c, q, key_c);
+  add_dot(last, q, key_d);
 }
 
 // As score_tile_4, with the query as it came: half the instructions. `head_dim` is a multiple of
@@ -180,14 +195,10 @@ template <class T>
     const BitVec b = load_words(keys[1] + offset + i);
     const BitVec c = load_words(keys[2] + offset + i);
     const BitVec d = load_words(keys[3] + offset + i);
-    add_dots(r0, query + i, a, b, c);
-    add_dots(r1, query + query_stride + i, a, b, c);
-    add_dots(r2, query + 2 * query_stride + i, a, b, c);
-    add_dots(r3, query + 3 * query_stride + i, a, b, c);
-    add_dot(last.r0, load_words(query + i), d);
-    add_dot(last.r1, load_words(query + query_stride + i), d);
-    add_dot(last.r2, load_words(query + 2 * query_stride + i), d);
-    add_dot(last.r3, load_words(query + 3 * query_stride + i), d);
+    add_dots(r0, last.r0, query + i, a, b, c, d);
+    add_dots(r1, last.r1, query + query_stride + i, a, b, c, d);
+    add_dots(r2, last.r2, query + 2 * query_stride + i, a, b, c, d);
+    add_dots(r3, last.r3, query + 3 * query_stride + i, a, b, c, d);
   }
   store_sums(add_lanes(r0.a, r1.a, r2.a, r3.a) * factor, add_lanes(r0.b, r1.b, r2.b, r3.b) * factor,
              scores);
@@ -270,16 +281,18 @@ inline void value_rows(const float* weights, const T* const* values, int64_t off
   int64_t c = 0;
   for (; c + 2 * kPairs * kLanes <= head_dim_v; c += 2 * kPairs * kLanes) {
     if constexpr (kRows == 4) {
-      for (int t = 0; c % kLineElements<T> == 0 && t < kTokens; ++t) {
-        fetch<kIntoL1>(values[kTokens + t] + offset + c);
+      if (c % kLineElements<T> == 0) {  // of the next tile's rows: several of a stream come at once
+        for (int t = 0; t < kTokens; ++t) fetch<kIntoL1>(values[kTokens + t] + offset + c);
       }
       value_pair_4<kTokens>(weights, values, offset + c, acc + c, head_dim_v);
     } else {
       value_tile<kRows, kTokens, kPairs>(weights, values, offset + c, acc + c, head_dim_v);
     }
   }
-  for (; c + 2 * kLanes <= head_dim_v; c += 2 * kLanes) {
-    value_tile<kRows, kTokens, 1>(weights, values, offset + c, acc + c, head_dim_v);
+  if constexpr (kPairs > 1) {
+    for (; c + 2 * kLanes <= head_dim_v; c += 2 * kLanes) {
+      value_tile<kRows, kTokens, 1>(weights, values, offset + c, acc + c, head_dim_v);
+    }
   }
   for (; c < head_dim_v; c += kLanes) {  // what is left of an odd number
     for (int r = 0; r < kRows; ++r) {
@@ -348,15 +361,13 @@ template <class T>
   const RowWeights r0(weights), r1(weights + 1), r2(weights + 2), r3(weights + 3);
   int64_t i = 0;
   for (; i + kLineElements<T> <= head_dim_v; i += kLineElements<T>) {
-    fetch_ahead(a + i);
-    fetch_ahead(b + i);
-    fetch_ahead(c + i);
-    fetch_ahead(d + i);
+    fetch_ahead(a + i, b + i, c + i, d + i);
 #pragma GCC unroll 4
     for (int64_t j = i; j < i + kLineElements<T>; j += 2 * kLanes) {
       add_column_pairs(r0, r1, r2, r3, acc + j, head_dim_v, a + j, b + j, c + j, d + j);
     }
   }
+  if (i < head_dim_v) fetch_ahead(a + i, b + i, c + i, d + i);
   for (; i + 2 * kLanes <= head_dim_v; i += 2 * kLanes) {
     add_column_pairs(r0, r1, r2, r3, acc + i, head_dim_v, a + i, b + i, c + i, d + i);
   }
@@ -366,12 +377,14 @@ template <class T>
   }
 }
 
-// Tiles of four tokens from t on, for query heads [head, last), by fours that each share a kv head.
-// Not inlined: what the caller keeps in registers would drive sums out of them.
+// The tile of four tokens at t for query heads [head, last), by fours that share a kv head, the
+// first one `kv_head`. All fours of a kv head fetch its lines: what was dropped comes then. Not
+// inlined: what the caller keeps in registers would drive sums out of them.
 template <class T>
-[[gnu::noinline]] void score_heads_4(const Chunk<T>& chunk, int64_t t, int64_t head, int64_t last) {
+[[gnu::noinline]] void score_heads_4(const Chunk<T>& chunk, int64_t t, int64_t kv_head,
+                                     int64_t head, int64_t last) {
   const DecodeParams& p = chunk.p;
-  for (int64_t kv_head = head / p.group, next = (kv_head + 1) * p.group; head < last; head += 4) {
+  for (int64_t next = (kv_head + 1) * p.group; head < last; head += 4) {
     if (head == next) {
       ++kv_head;
       next += p.group;
@@ -392,9 +405,10 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] void value_heads_4(const Chunk<T>& chunk, int64_t t, int64_t head, int64_t last) {
+[[gnu::noinline]] void value_heads_4(const Chunk<T>& chunk, int64_t t, int64_t kv_head,
+                                     int64_t head, int64_t last) {
   const DecodeParams& p = chunk.p;
-  for (int64_t kv_head = head / p.group, next = (kv_head + 1) * p.group; head < last; head += 4) {
+  for (int64_t next = (kv_head + 1) * p.group; head < last; head += 4) {
     if (head == next) {
       ++kv_head;
       next += p.group;
@@ -405,23 +419,28 @@ template <class T>
   }
 }
 
-// Steps of a chunk, tokens [begin, end), for `heads` query heads from `head` on: kRows that share a
-// kv head, or for four any number of such fours.
+// Steps of a chunk, for kRows query heads from `head` on that share a kv head.
 template <int kRows>
 struct ScoreStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin, int64_t end,
-                  int64_t heads = kRows) {
+  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
+                  int64_t end) {  // of tokens [begin, end)
     const DecodeParams& p = chunk.p;
     for (int64_t t = begin; t < end; t += kScoreTokens) {
       if constexpr (kRows == 4) {
-        score_heads_4(chunk, t, head, head + heads);
+        score_heads_4(chunk, t, kv_head, head, head + 4);
       } else {
         score_tile<kRows>(chunk.scaled + head * p.head_dim, chunk.keys + t,
                           kv_head * p.key_stride_head, p.head_dim,
                           chunk.weights + head * kRoom + t * kRows);
       }
     }
+  }
+
+  template <class T>
+  static void run_heads(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
+                        int64_t last) {
+    score_heads_4(chunk, t, kv_head, head, last);
   }
 };
 
@@ -431,7 +450,7 @@ struct Values {
   struct Step {
     template <class T>
     static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                    int64_t end, int64_t heads = kRows) {
+                    int64_t end) {  // of tokens [begin, end)
       const DecodeParams& p = chunk.p;
       const float* weights = chunk.weights + head * kRoom;
       const int64_t offset = kv_head * p.value_stride_head;
@@ -439,7 +458,7 @@ struct Values {
       int64_t t = begin;
       for (; t + kTokens <= end; t += kTokens) {
         if constexpr (kRows == 4 && kTokens == 4) {
-          value_heads_4(chunk, t, head, head + heads);
+          value_heads_4(chunk, t, kv_head, head, head + 4);
         } else {
           value_rows<kRows, kTokens>(weights + t * kRows, chunk.values + t, offset, acc,
                                      p.head_dim_v);
@@ -448,6 +467,12 @@ struct Values {
       for (; t < end; ++t) {
         value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
       }
+    }
+
+    template <class T>
+    static void run_heads(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
+                          int64_t last) {
+      value_heads_4(chunk, t, kv_head, head, last);
     }
   };
 };
