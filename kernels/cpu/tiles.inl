@@ -378,8 +378,9 @@ template <class T>
 }
 
 // The tile of four tokens at t for query heads [head, last), by fours that share a kv head, the
-// first one `kv_head`. All fours of a kv head fetch its lines: what was dropped comes then. Not
-// inlined: what the caller keeps in registers would drive sums out of them.
+// first one `kv_head`. All fours of a kv head fetch its lines, which is faster than if the first
+// ones did: docs/cpu.md. Not inlined: what the caller keeps in registers would drive sums out of
+// them.
 template <class T>
 [[gnu::noinline]] void score_heads_4(const Chunk<T>& chunk, int64_t t, int64_t kv_head,
                                      int64_t head, int64_t last) {
