@@ -100,10 +100,11 @@ const Isa& isa() {
   return chosen;
 }
 
-// The chosen ones, or those for shorter vectors where a row is not a whole number of them.
+// The chosen ones, or those for shorter vectors where a row is not a whole number of them, or a key
+// no more than one.
 const Kernels& kernels_for(const DecodeParams& p) {
 #if defined(__x86_64__)
-  const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0;
+  const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0 && p.head_dim > 16;
   const Kernels* chosen = isa().kernels;
   const bool wide = chosen != &avx2::kernels && chosen != &baseline::kernels;
   if (wide && !whole) return avx2::kernels;

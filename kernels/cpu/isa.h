@@ -90,7 +90,7 @@ extern const Kernels kernels;
 namespace avx2 {
 extern const Kernels kernels;
 }
-namespace avx512 {  // head_dim and head_dim_v are multiples of 16
+namespace avx512 {  // head_dim and head_dim_v are multiples of 16, head_dim is more than 16
 extern const Kernels kernels;
 }
 namespace avx512_bf16 {  // likewise

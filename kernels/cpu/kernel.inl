@@ -46,13 +46,6 @@ inline BitVec load_bits(const void* p) {
   return __builtin_convertvector(narrow, BitVec);
 }
 
-// Where four query heads or more take dot products, which with AMX only fewer do.
-#if PA_HP_BF16_DOT && !PA_HP_AMX
-constexpr bool kDotsOfFour = true;
-#else
-constexpr bool kDotsOfFour = false;
-#endif
-
 // Two vectors of neighbouring elements, in an order that is the same for every row of a dtype: a
 // product of two rows does not mind, and `store_pair` undoes it.
 struct Pair {
@@ -372,22 +365,32 @@ template <class T>
   }
 }
 
-// But for blocks, whose scores and values do it.
+// Query heads [first, last) of those that share a kv head, for kv heads [kv_begin, kv_end).
+struct Heads {
+  int64_t kv_begin, kv_end;
+  int64_t first, last;
+};
+
+// A step, of scores, softmax or values, of tokens [begin, end), kRows query heads at a time.
+// Softmax of blocks is done by their scores and values.
 template <int kRows>
 struct SoftmaxStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t, int64_t end) {
+  static void run(const Chunk<T>& chunk, Heads heads, int64_t, int64_t end) {
     if constexpr (kRows < kBlockHeads) {
       const DecodeParams& p = chunk.p;
-      float* scores = chunk.weights + head * kRoom;
-      for (int64_t i = end * kRows; i % kLanes != 0; ++i) scores[i] = -kInfinity;
-      // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
-      if (kLanes == kBlockHeads && head % p.group == 0) {
-        for (int s = 0; s < kStreams; ++s) {
+      for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
+        // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
+        for (int s = 0; kLanes == kBlockHeads && heads.first == 0 && s < kStreams; ++s) {
           fetch_row(chunk.into_l2, chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
         }
+        for (int64_t i = heads.first; i < heads.last; i += kRows) {
+          const int64_t head = kv_head * p.group + i;
+          float* scores = chunk.weights + head * kRoom;
+          for (int64_t j = end * kRows; j % kLanes != 0; ++j) scores[j] = -kInfinity;
+          softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
+        }
       }
-      softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
     }
   }
 };
@@ -421,82 +424,55 @@ void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
   }
 }
 
-// Whether query heads are taken by eights before they are by fours: where there are the registers,
-// unless for dot products, which have no use for keys that are converted half as often. h64/kv8 in
-// bfloat16, head_dim 128, has 0.58 to 0.62 of a read by eights on two Zen 4 cores, 0.64 to 0.71 by
-// fours; with head_dim 80, where there are no dot products, either is as fast. Zen 5 is not
-// measured.
-template <class T>
-constexpr bool kByEights = kLanes == 16 && !(kDotsOfFour && std::is_same_v<T, BFloat>);
-
-// A step of tokens [begin, end), counted in the chunk, for all query heads of the kv heads: blocks,
-// then by eights, by fours, and what is left.
+// A step of tokens [begin, end), counted in the chunk, for all query heads of kv heads [kv_begin,
+// kv_end): blocks, then by fours, and what is left.
 template <template <int> class Step, class T>
-void each_head(const Chunk<T>& chunk, int64_t begin, int64_t end) {
-  for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; ++kv_head) {
-    int64_t head = kv_head * chunk.p.group;
-    const int64_t last = head + chunk.p.group;
-    if constexpr (kLanes == 16) {
-      for (; head < last && in_block(chunk.p, head); head += kBlockHeads) {
-        Step<kBlockHeads>::run(chunk, kv_head, head, begin, end);
-      }
-    }
-    if constexpr (kByEights<T>) {
-      for (; head + 8 <= last; head += 8) Step<8>::run(chunk, kv_head, head, begin, end);
-    }
-    for (; head + 4 <= last; head += 4) Step<4>::run(chunk, kv_head, head, begin, end);
-    if (head + 2 <= last) {
-      Step<2>::run(chunk, kv_head, head, begin, end);
-      head += 2;
-    }
-    if (head < last) Step<1>::run(chunk, kv_head, head, begin, end);
-  }
-}
-
-// Tokens of a step over all kv heads: `tokens` where a token's heads lie next to each other; a
-// whole chunk where heads are the lanes, and where a head's tokens lie next to each other, so that
-// memory is read in its order, unless so many query heads share a kv head that they read a step's
-// rows several times, which then should be in L1.
-inline int64_t step_tokens(const DecodeParams& p, int64_t tokens, int64_t stride_token,
-                           int64_t stride_head) {
-  const bool heads_first = stride_token < stride_head && p.group < kBlockHeads;
-  return in_block(p, 0) || heads_first ? kChunkTokens : tokens;
-}
-
-// All tokens of a chunk, `step` at a time. Where short vectors take all query heads by fours, those
-// of a step are one call: two Zen 3 cores have 4 to 6 % more than with a call for each four.
-template <template <int> class Step, class T>
-void each_step(const Chunk<T>& chunk, int64_t step) {
+void each_head(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t begin,
+               int64_t end) {
   const int64_t group = chunk.p.group;
-  for (int64_t t = 0; t < chunk.tokens; t += step) {
-    const int64_t end = std::min(t + step, chunk.tokens);
-    if constexpr (kLanes < kBlockHeads) {
-      if (group % 4 == 0 && step == kStreams && end - t == step) {
-        Step<4>::run_heads(chunk, t, chunk.kv_begin, chunk.kv_begin * group, chunk.kv_end * group);
-        continue;
-      }
-    }
-    each_head<Step>(chunk, t, end);
+  int64_t head = 0;
+  if constexpr (kLanes == kBlockHeads) {
+    const int64_t blocks = whole_lines(chunk.p) ? group / kBlockHeads * kBlockHeads : 0;
+    if (blocks > 0) Step<kBlockHeads>::run(chunk, {kv_begin, kv_end, head, blocks}, begin, end);
+    head = blocks;
   }
+  const int64_t fours = head + (group - head) / 4 * 4;
+  if (head < fours) Step<4>::run(chunk, {kv_begin, kv_end, head, fours}, begin, end);
+  head = fours;
+  if (head + 2 <= group) {
+    Step<2>::run(chunk, {kv_begin, kv_end, head, head + 2}, begin, end);
+    head += 2;
+  }
+  if (head < group) Step<1>::run(chunk, {kv_begin, kv_end, head, group}, begin, end);
 }
 
-template <int kTokens, class T>
-void add_values(const Chunk<T>& chunk) {
-  const DecodeParams& p = chunk.p;
-  each_step<Values<kTokens>::template Step>(
-      chunk, step_tokens(p, kTokens, p.value_stride_token, p.value_stride_head));
+// A step of all tokens, so that memory is read in its order: `tokens` at a time of all kv heads
+// where a token's heads lie next to each other. A kv head after the other where heads are the
+// lanes, and where a head's tokens lie next to each other, unless so many query heads share a kv
+// head that they read rows several times, which then should be in L1.
+template <template <int> class Step, class T>
+void each_step(const Chunk<T>& chunk, int64_t tokens, int64_t stride_token, int64_t stride_head) {
+  const int64_t group = chunk.p.group;
+  const bool heads_first = stride_token < stride_head && group < kBlockHeads;
+  if (in_block(chunk.p, 0) || heads_first) tokens = kChunkTokens;
+  // A call with 64-byte vectors begins before the last one's sums are done, so there are few. With
+  // shorter ones two and single heads keep up with memory better in turns with fours.
+  const bool one_kv_head = tokens == kChunkTokens || (kLanes < kBlockHeads && group % 4 != 0);
+  const int64_t kv_heads = one_kv_head ? 1 : chunk.kv_end - chunk.kv_begin;
+  for (int64_t t = 0; t < chunk.tokens; t += tokens) {
+    const int64_t end = std::min(t + tokens, chunk.tokens);
+    for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; kv_head += kv_heads) {
+      each_head<Step>(chunk, kv_head, kv_head + kv_heads, t, end);
+    }
+  }
 }
 
 template <class T>
 void attend_rows(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
-  each_step<ScoreStep>(chunk, step_tokens(p, kScoreTokens, p.key_stride_token, p.key_stride_head));
-  each_head<SoftmaxStep>(chunk, 0, chunk.tokens);
-  if (p.group < kWideGroup) {
-    add_values<kValueTokens>(chunk);
-  } else {
-    add_values<kWideValueTokens>(chunk);
-  }
+  each_step<ScoreStep>(chunk, kStreams, p.key_stride_token, p.key_stride_head);
+  each_head<SoftmaxStep>(chunk, chunk.kv_begin, chunk.kv_end, 0, chunk.tokens);
+  each_step<ValueStep>(chunk, value_tokens(p), p.value_stride_token, p.value_stride_head);
 }
 
 #if PA_HP_AMX

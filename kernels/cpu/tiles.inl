@@ -1,16 +1,17 @@
 // Scores and values of a chunk in tiles of vectors of up to 32 bytes: included by kernel.inl where
 // vectors are shorter than AVX-512's.
 
-// Tokens whose scores or values are worked on together, of all kv heads in turn where a token's
-// heads lie together: one of each stream, so that each load goes along a stream of its own.
-constexpr int64_t kScoreTokens = kStreams;
-constexpr int64_t kValueTokens = kStreams;
-
-// With this many query heads to a kv head arithmetic takes longer than memory does: values of more
-// tokens at once, for the sums are loaded and stored less often. On two Zen 3 cores and cold pages
-// up to 5 % faster with 16 heads to one kv head.
+// Tokens whose values are worked on together, of all kv heads in turn where a token's heads lie
+// together: one of each stream, so that each load goes along a stream of its own. With so many
+// query heads to a kv head that arithmetic takes longer than memory does, more at once, for the
+// sums are loaded and stored less often: on two Zen 3 cores and cold pages up to 5 % faster with 16
+// heads to one kv head. Scores are always of one token of each stream.
 constexpr int64_t kWideGroup = 16;
-constexpr int64_t kWideValueTokens = 8;
+constexpr int64_t kWideTokens = 2 * kStreams;
+
+inline int64_t value_tokens(const DecodeParams& p) {
+  return p.group < kWideGroup ? kStreams : kWideTokens;
+}
 
 // Lines are fetched this far ahead, one of each stream in turn, and again nearer, for Zen 3 drops
 // fetches that it has no room for: docs/cpu.md, The order of memory. Other machines that have no
@@ -60,7 +61,7 @@ inline void store_sums(Vec first, Vec second, float* out) {
 #endif
 }
 
-// Scores of one or two query rows against kScoreTokens keys, [token][row]. Eight numbers are
+// Scores of one or two query rows against kStreams keys, [token][row]. Eight numbers are
 // written, of which the last four mean nothing if there is one row.
 template <int kRows, class T>
 inline void score_tile(const float* query, const T* const* keys, int64_t offset, int64_t head_dim,
@@ -70,7 +71,7 @@ inline void score_tile(const float* query, const T* const* keys, int64_t offset,
   Vec sums[kSums][8] = {};
   int64_t i = 0;
   for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
-    for (int t = 0; t < kScoreTokens; ++t) {
+    for (int t = 0; t < kStreams; ++t) {
       if (i % kLineElements<T> == 0) fetch_ahead(keys[t] + offset + i);
       const Pair key = load_pair(keys[t] + offset + i);
       for (int r = 0; r < kRows; ++r) {
@@ -80,7 +81,7 @@ inline void score_tile(const float* query, const T* const* keys, int64_t offset,
     }
   }
   for (; i < head_dim; i += kLanes) {
-    for (int t = 0; t < kScoreTokens; ++t) {
+    for (int t = 0; t < kStreams; ++t) {
       const Vec key = load(keys[t] + offset + i);
       for (int r = 0; r < kRows; ++r) {
         sums[0][t * kRows + r] += load(query + r * head_dim + i) * key;
@@ -377,13 +378,13 @@ template <class T>
   }
 }
 
-// The tile of four tokens at t for query heads [head, last), by fours that share a kv head, the
-// first one `kv_head`. All fours of a kv head fetch its lines, which is faster than if the first
-// ones did: docs/cpu.md. Not inlined: what the caller keeps in registers would drive sums out of
-// them.
+// Scores of the tile of four tokens at t for query heads [head, last), by fours that share a kv
+// head, the first one `kv_head`. All fours of a kv head fetch its lines, which is faster than if
+// the first ones did: docs/cpu.md. Not inlined: what the caller keeps in registers would drive sums
+// out of them.
 template <class T>
-[[gnu::noinline]] void score_heads_4(const Chunk<T>& chunk, int64_t t, int64_t kv_head,
-                                     int64_t head, int64_t last) {
+[[gnu::noinline]] void score_fours(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
+                                   int64_t last) {
   const DecodeParams& p = chunk.p;
   for (int64_t next = (kv_head + 1) * p.group; head < last; head += 4) {
     if (head == next) {
@@ -406,8 +407,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] void value_heads_4(const Chunk<T>& chunk, int64_t t, int64_t kv_head,
-                                     int64_t head, int64_t last) {
+[[gnu::noinline]] void value_fours(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
+                                   int64_t last) {
   const DecodeParams& p = chunk.p;
   for (int64_t next = (kv_head + 1) * p.group; head < last; head += 4) {
     if (head == next) {
@@ -420,60 +421,60 @@ template <class T>
   }
 }
 
-// Steps of a chunk, for kRows query heads from `head` on that share a kv head.
+// Heads of a step are all query heads of their kv heads, or some of one (each_step).
 template <int kRows>
 struct ScoreStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                  int64_t end) {  // of tokens [begin, end)
+  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
     const DecodeParams& p = chunk.p;
-    for (int64_t t = begin; t < end; t += kScoreTokens) {
+    const int64_t head = heads.kv_begin * p.group + heads.first;
+    const int64_t last = (heads.kv_end - 1) * p.group + heads.last;
+    for (int64_t t = begin; t < end; t += kStreams) {
       if constexpr (kRows == 4) {
-        score_heads_4(chunk, t, kv_head, head, head + 4);
-      } else {
-        score_tile<kRows>(chunk.scaled + head * p.head_dim, chunk.keys + t,
-                          kv_head * p.key_stride_head, p.head_dim,
-                          chunk.weights + head * kRoom + t * kRows);
+        score_fours(chunk, t, heads.kv_begin, head, last);
+        continue;
+      }
+      for (int64_t i = 0; head + i < last; i += kRows) {  // a kv head each
+        score_tile<kRows>(chunk.scaled + (head + i) * p.head_dim, chunk.keys + t,
+                          (heads.kv_begin + i / kRows) * p.key_stride_head, p.head_dim,
+                          chunk.weights + (head + i) * kRoom + t * kRows);
       }
     }
-  }
-
-  template <class T>
-  static void run_heads(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
-                        int64_t last) {
-    score_heads_4(chunk, t, kv_head, head, last);
   }
 };
 
-template <int kTokens>
-struct Values {
-  template <int kRows>
-  struct Step {
-    template <class T>
-    static void run(const Chunk<T>& chunk, int64_t kv_head, int64_t head, int64_t begin,
-                    int64_t end) {  // of tokens [begin, end)
-      const DecodeParams& p = chunk.p;
-      const float* weights = chunk.weights + head * kRoom;
-      const int64_t offset = kv_head * p.value_stride_head;
-      float* acc = chunk.state.acc + head * p.head_dim_v;
-      int64_t t = begin;
-      for (; t + kTokens <= end; t += kTokens) {
-        if constexpr (kRows == 4 && kTokens == 4) {
-          value_heads_4(chunk, t, kv_head, head, head + 4);
+// By tiles of as many tokens as value_tokens says, and what is left one by one.
+template <int kRows>
+struct ValueStep {
+  template <class T>
+  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+    int64_t t = begin;
+    if (chunk.p.group >= kWideGroup) {
+      for (; t + kWideTokens <= end; t += kWideTokens) add<kWideTokens>(chunk, heads, t);
+    } else {
+      for (; t + kStreams <= end; t += kStreams) {
+        if constexpr (kRows == 4) {
+          const int64_t group = chunk.p.group, head = heads.kv_begin * group + heads.first;
+          value_fours(chunk, t, heads.kv_begin, head, (heads.kv_end - 1) * group + heads.last);
         } else {
-          value_rows<kRows, kTokens>(weights + t * kRows, chunk.values + t, offset, acc,
-                                     p.head_dim_v);
+          add<kStreams>(chunk, heads, t);
         }
       }
-      for (; t < end; ++t) {
-        value_rows<kRows, 1>(weights + t * kRows, chunk.values + t, offset, acc, p.head_dim_v);
+    }
+    for (; t < end; ++t) add<1>(chunk, heads, t);
+  }
+
+ private:
+  template <int kTokens, class T>
+  static void add(const Chunk<T>& chunk, Heads heads, int64_t t) {
+    const DecodeParams& p = chunk.p;
+    for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
+      for (int64_t row = heads.first; row < heads.last; row += kRows) {
+        const int64_t head = kv_head * p.group + row;
+        value_rows<kRows, kTokens>(chunk.weights + head * kRoom + t * kRows, chunk.values + t,
+                                   kv_head * p.value_stride_head,
+                                   chunk.state.acc + head * p.head_dim_v, p.head_dim_v);
       }
     }
-
-    template <class T>
-    static void run_heads(const Chunk<T>& chunk, int64_t t, int64_t kv_head, int64_t head,
-                          int64_t last) {
-      value_heads_4(chunk, t, kv_head, head, last);
-    }
-  };
+  }
 };

@@ -183,7 +183,7 @@ template <Fetch kFetch, class T>
 }
 
 template <Fetch kFetch, class T>
-[[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+[[gnu::noinline]] void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   const DecodeParams& p = chunk.p;
   const int64_t offset = kv_head * p.key_stride_head;
   const int64_t words = p.head_dim / (kDots<T> ? 2 : 1), vectors = words / kLanes;
@@ -234,9 +234,13 @@ template <Fetch kFetch, class T>
 }
 
 template <class T>
-void score_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
-  keys_into_l2(chunk) ? score_tiles<kIntoL2>(chunk, kv_head, head)
-                      : score_tiles<kIntoL1>(chunk, kv_head, head);
+void score_blocks(const Chunk<T>& chunk, const Heads& heads) {
+  const auto block = keys_into_l2(chunk) ? score_block<kIntoL2, T> : score_block<kIntoL1, T>;
+  for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
+    for (int64_t i = heads.first; i < heads.last; i += kBlockHeads) {
+      block(chunk, kv_head, kv_head * chunk.p.group + i);
+    }
+  }
 }
 
 // Weights of 32 / kRows tokens, [token][head], as bfloat16 numbers [head][token]. With dot products
@@ -307,7 +311,7 @@ template <Fetch kFetch, class T>
 }
 
 template <Fetch kFetch, class T>
-[[gnu::noinline]] void add_value_tiles(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
+[[gnu::noinline]] void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
   constexpr int kRows = kBlockHeads / 2;  // with two vectors of each, sums take half the registers
   constexpr int kTokens = kDots<T> ? 2 : 1;
   const int64_t offset = kv_head * chunk.p.value_stride_head;
@@ -396,7 +400,12 @@ template <Fetch kFetch, class T>
 }
 
 template <class T>
-void add_values_of_block(const Chunk<T>& chunk, int64_t kv_head, int64_t head) {
-  values_into_l2(chunk) ? add_value_tiles<kIntoL2>(chunk, kv_head, head)
-                        : add_value_tiles<kIntoL1>(chunk, kv_head, head);
+void add_values_of_blocks(const Chunk<T>& chunk, const Heads& heads) {
+  const auto block =
+      values_into_l2(chunk) ? add_values_of_block<kIntoL2, T> : add_values_of_block<kIntoL1, T>;
+  for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
+    for (int64_t i = heads.first; i < heads.last; i += kBlockHeads) {
+      block(chunk, kv_head, kv_head * chunk.p.group + i);
+    }
+  }
 }
