@@ -349,7 +349,7 @@ inline bool in_block(const DecodeParams& p, int64_t head) {
 }
 
 // What a kernel does about lines that it will read, and into which cache: fetches_into_l2.
-enum Fetch { kNothing, kIntoL1, kIntoL2 };
+enum Fetch { kNothing, kIntoL1, kIntoL2, kIntoL2Twice };
 
 // Inlined, for GCC drops calls of what does nothing but fetch.
 template <Fetch kFetch>
