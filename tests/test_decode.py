@@ -21,7 +21,8 @@ decode, decode_out, decode_lse = pa_hp.decode, pa_hp.decode_out, pa_hp.decode_ls
 RAGGED = DecodeCase(
     "ragged", (1, 700, 0, 255, 257, 1500, 513), heads=9, kv_heads=3, head_dim=128, block_size=100
 )
-WIDE = dataclasses.replace(RAGGED, name="wide", heads=72)  # blocks of 16 query heads, and eights
+WIDE = dataclasses.replace(RAGGED, name="wide", heads=72)  # blocks of 16 query heads, and fours
+FOURS = dataclasses.replace(RAGGED, name="fours", heads=24)  # two for each kv head
 
 
 def run(case: DecodeCase, inputs: Inputs) -> tuple[bytes, bytes]:
@@ -150,7 +151,7 @@ def test_decode_out_strided(layout, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [RAGGED, WIDE], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [RAGGED, WIDE, FOURS], ids=lambda case: case.name)
 def test_thread_count_does_not_change_bits(case, dtype, set_threads):
     case = dataclasses.replace(case, dtype=dtype)
     inputs = make(case)

@@ -32,7 +32,7 @@ def random_case(rng: random.Random) -> DecodeCase:
         dtype=rng.choice(DTYPES),
         heads=kv_heads * rng.choice((1, 2, 3, 4, 5, 18)),
         kv_heads=kv_heads,
-        head_dim=rng.choice((8, 16, 24, 64)),
+        head_dim=rng.choice((8, 16, 24, 32, 48, 64)),
         head_dim_v=rng.choice((8, 16, 40, 64)),
         block_size=size,
         query_layout=rng.choice(("plain", "wide", "heads_first", "fused")),

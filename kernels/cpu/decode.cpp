@@ -104,10 +104,10 @@ const Isa& isa() {
 // no more than one.
 const Kernels& kernels_for(const DecodeParams& p) {
 #if defined(__x86_64__)
-  const bool whole = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0 && p.head_dim > 16;
+  const bool fits = p.head_dim % 16 == 0 && p.head_dim_v % 16 == 0 && p.head_dim > 16;
   const Kernels* chosen = isa().kernels;
   const bool wide = chosen != &avx2::kernels && chosen != &baseline::kernels;
-  if (wide && !whole) return avx2::kernels;
+  if (wide && !fits) return avx2::kernels;
 #endif
   return *isa().kernels;
 }

@@ -344,8 +344,12 @@ inline bool whole_lines(const DecodeParams& p) {
   return kLanes == kBlockHeads && p.head_dim % kLine == 0 && p.head_dim_v % kLine == 0;
 }
 
+inline int64_t block_heads(const DecodeParams& p) {
+  return whole_lines(p) ? p.group / kBlockHeads * kBlockHeads : 0;
+}
+
 inline bool in_block(const DecodeParams& p, int64_t head) {
-  return whole_lines(p) && head % p.group < p.group / kBlockHeads * kBlockHeads;
+  return head % p.group < block_heads(p);
 }
 
 // What a kernel does about lines that it will read, and into which cache: fetches_into_l2.
@@ -354,6 +358,7 @@ enum Fetch { kNothing, kIntoL1, kIntoL2, kIntoL2Twice };
 // Inlined, for GCC drops calls of what does nothing but fetch.
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch(const void* line) {
+  static_assert(kFetch != kIntoL2Twice, "from where?");
   if constexpr (kFetch == kIntoL1) __builtin_prefetch(line);
   if constexpr (kFetch == kIntoL2) __builtin_prefetch(line, 0, 2);
 }
@@ -381,8 +386,10 @@ struct SoftmaxStep {
       const DecodeParams& p = chunk.p;
       for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
         // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
-        for (int s = 0; kLanes == kBlockHeads && heads.first == 0 && s < kStreams; ++s) {
-          fetch_row(chunk.into_l2, chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+        if (kLanes == kBlockHeads && heads.first == 0) {
+          for (int s = 0; s < kStreams; ++s) {
+            fetch_row(chunk.into_l2, chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+          }
         }
         for (int64_t i = heads.first; i < heads.last; i += kRows) {
           const int64_t head = kv_head * p.group + i;
@@ -430,11 +437,9 @@ template <template <int> class Step, class T>
 void each_head(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t begin,
                int64_t end) {
   const int64_t group = chunk.p.group;
-  int64_t head = 0;
+  int64_t head = block_heads(chunk.p);
   if constexpr (kLanes == kBlockHeads) {
-    const int64_t blocks = whole_lines(chunk.p) ? group / kBlockHeads * kBlockHeads : 0;
-    if (blocks > 0) Step<kBlockHeads>::run(chunk, {kv_begin, kv_end, head, blocks}, begin, end);
-    head = blocks;
+    if (head > 0) Step<kBlockHeads>::run(chunk, {kv_begin, kv_end, 0, head}, begin, end);
   }
   const int64_t fours = head + (group - head) / 4 * 4;
   if (head < fours) Step<4>::run(chunk, {kv_begin, kv_end, head, fours}, begin, end);
@@ -455,8 +460,9 @@ void each_step(const Chunk<T>& chunk, int64_t tokens, int64_t stride_token, int6
   const int64_t group = chunk.p.group;
   const bool heads_first = stride_token < stride_head && group < kBlockHeads;
   if (in_block(chunk.p, 0) || heads_first) tokens = kChunkTokens;
-  // A call with 64-byte vectors begins before the last one's sums are done, so there are few. With
-  // shorter ones two and single heads keep up with memory better in turns with fours.
+  // With 64-byte vectors a call ends a tile's sums behind the next tile's products: few calls. With
+  // shorter ones two and single heads keep up with memory better in turns with fours, and the steps
+  // count on that.
   const bool one_kv_head = tokens == kChunkTokens || (kLanes < kBlockHeads && group % 4 != 0);
   const int64_t kv_heads = one_kv_head ? 1 : chunk.kv_end - chunk.kv_begin;
   for (int64_t t = 0; t < chunk.tokens; t += tokens) {

@@ -421,7 +421,7 @@ template <class T>
   }
 }
 
-// Heads of a step are all query heads of their kv heads, or some of one (each_step).
+// Heads of a step are all query heads of their kv heads, by fours, or some of one (each_step).
 template <int kRows>
 struct ScoreStep {
   template <class T>
@@ -432,12 +432,10 @@ struct ScoreStep {
     for (int64_t t = begin; t < end; t += kStreams) {
       if constexpr (kRows == 4) {
         score_fours(chunk, t, heads.kv_begin, head, last);
-        continue;
-      }
-      for (int64_t i = 0; head + i < last; i += kRows) {  // a kv head each
-        score_tile<kRows>(chunk.scaled + (head + i) * p.head_dim, chunk.keys + t,
-                          (heads.kv_begin + i / kRows) * p.key_stride_head, p.head_dim,
-                          chunk.weights + (head + i) * kRoom + t * kRows);
+      } else {
+        score_tile<kRows>(chunk.scaled + head * p.head_dim, chunk.keys + t,
+                          heads.kv_begin * p.key_stride_head, p.head_dim,
+                          chunk.weights + head * kRoom + t * kRows);
       }
     }
   }
@@ -448,17 +446,17 @@ template <int kRows>
 struct ValueStep {
   template <class T>
   static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+    const int64_t group = chunk.p.group, tokens = value_tokens(chunk.p);
+    const int64_t head = heads.kv_begin * group + heads.first;
+    const int64_t last = (heads.kv_end - 1) * group + heads.last;
     int64_t t = begin;
-    if (chunk.p.group >= kWideGroup) {
-      for (; t + kWideTokens <= end; t += kWideTokens) add<kWideTokens>(chunk, heads, t);
-    } else {
-      for (; t + kStreams <= end; t += kStreams) {
-        if constexpr (kRows == 4) {
-          const int64_t group = chunk.p.group, head = heads.kv_begin * group + heads.first;
-          value_fours(chunk, t, heads.kv_begin, head, (heads.kv_end - 1) * group + heads.last);
-        } else {
-          add<kStreams>(chunk, heads, t);
-        }
+    for (; t + tokens <= end; t += tokens) {
+      if (tokens == kWideTokens) {
+        add<kWideTokens>(chunk, heads, t);
+      } else if constexpr (kRows == 4) {
+        value_fours(chunk, t, heads.kv_begin, head, last);
+      } else {
+        add<kStreams>(chunk, heads, t);
       }
     }
     for (; t < end; ++t) add<1>(chunk, heads, t);

@@ -13,29 +13,30 @@ constexpr int64_t kAheadBytes = 2048;
 
 // Where what is fetched comes into L2 (fetches_into_l2), it comes into L1 from this far on: group 1
 // in float16 has 36.6 GB/s on two Zen 4 cores instead of 33.8, head_dim 256 30.6 instead of 28.2,
-// group 4 with 128 1 to 3 % more. And where the lines are read once it is fetched into L2 twice,
-// from kAheadBytes further on as well, for a fetch that finds no room is dropped: group 1 takes 4
-// to 12 % less time, group 2 6 to 10 %, group 4 2 to 5 %; groups of 8, which read them again and
-// are held back by arithmetic, would take 5 % more.
+// group 4 with 128 1 to 3 % more.
 constexpr int64_t kNearBytes = 512;
 
+// And into L2 twice, from kAheadBytes further on as well, for a fetch that finds no room is
+// dropped: group 1 takes 4 to 12 % less time, group 2 6 to 10 %, group 4 2 to 5 %. At the last kv
+// heads of a worker that has not all it goes astray. Groups of 8 and more, of which each four
+// fetches, are held back by arithmetic: they would take 5 % more.
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch_ahead(const void* line, int64_t bytes = kAheadBytes) {
-  const char* at = static_cast<const char*>(line) + bytes;
-  if constexpr (kFetch == kIntoL1) fetch<kIntoL1>(at);
-  if constexpr (kFetch == kIntoL2Twice) fetch<kIntoL2>(at + kAheadBytes);
+  const char* from = static_cast<const char*>(line);
+  if constexpr (kFetch == kIntoL1) fetch<kIntoL1>(from + bytes);
+  if constexpr (kFetch == kIntoL2Twice) fetch<kIntoL2>(from + bytes + kAheadBytes);
   if constexpr (kFetch >= kIntoL2) {
-    fetch<kIntoL2>(at);
-    fetch<kIntoL1>(at - bytes + kNearBytes);
+    fetch<kIntoL2>(from + bytes);
+    fetch<kIntoL1>(from + kNearBytes);
   }
 }
 
-// By heads kRows at a time, of which the first ones of a kv head find all others' lines in L1.
+// Calls that others of the same kv heads go before find the lines in L1.
 template <int kRows, class T>
 Fetch fetch_for(const Chunk<T>& chunk, const Heads& heads) {
   if (heads.first > 0) return kNothing;
   if (!chunk.into_l2) return kIntoL1;
-  return heads.last == kRows ? kIntoL2Twice : kIntoL2;
+  return heads.last > kRows ? kIntoL2 : kIntoL2Twice;
 }
 
 // Sums of neighbouring lanes of both, in each quarter a's before b's.
@@ -55,6 +56,7 @@ Fetch fetch_for(const Chunk<T>& chunk, const Heads& heads) {
 // tile of four tokens and four heads took a Zen 4 core 8 cycles more in float16 and 4 in bfloat16.
 template <int kCount>
 struct LaneSums {
+  static_assert(kCount <= kLanes);
   Vec pairs[8];
 
   [[gnu::always_inline]] inline void start(const Vec (&v)[kCount]) {
@@ -87,9 +89,9 @@ template <Which kWhich, class T>
 // memory that a loop goes through.
 template <Which kWhich, int kRows, class T, int... I>
 [[gnu::always_inline]] inline void add_products(Vec (&sums)[sizeof...(I)], const float* query,
-                                                int64_t head_dim, const T* const* keys, int64_t i,
+                                                int64_t stride, const T* const* keys, int64_t i,
                                                 std::integer_sequence<int, I...>) {
-  (add_product(sums[I], load(query + I % kRows * head_dim), load_one<kWhich>(keys[I / kRows] + i)),
+  (add_product(sums[I], load(query + I % kRows * stride), load_one<kWhich>(keys[I / kRows] + i)),
    ...);
 }
 
@@ -139,9 +141,9 @@ template <int kRows, Fetch kFetch, class Q, class T>
 
 // Scores of tokens [begin, end), and of whole tiles, [token][row]. What is left to do of a tile's
 // sums is done behind the next tile's first products: while it waits for the last products of its
-// own, what it waits in is not there for others. Of 166 cycles that four tokens and four heads took
-// a Zen 4 core in float16, unrolled, it saves 28; of the kernel from L1, in which they are 330 and
-// 290, 12 to 20 with bfloat16.
+// own, what it waits in is not there for others, which takes a Zen 4 core 26 to 39 cycles of a tile
+// whose multiply-adds are 128. Scores of four heads from L1 take 39 cycles a token in float16 so
+// and 22 in bfloat16, 42 and 29 otherwise.
 template <int kRows, Fetch kFetch, class Q, class T>
 [[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end,
                                    const Q* query, int64_t stride, float factor) {
@@ -168,7 +170,7 @@ template <int kRows, Fetch kFetch, class Q, class T>
         }
         if constexpr (std::is_same_v<Q, float>) {  // pairs are of whole lines
           if (i < head_dim) {
-            add_products<kOdd, kRows>(sums, q + i, head_dim, keys, i,
+            add_products<kOdd, kRows>(sums, q + i, stride, keys, i,
                                       std::make_integer_sequence<int, kSums>{});
           }
         }
@@ -196,16 +198,19 @@ struct ScoreStep {
   template <class T>
   static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
     const DecodeParams& p = chunk.p;
-    if constexpr (kRows == kBlockHeads) return score_blocks(chunk, heads);
+    if constexpr (kRows == kBlockHeads) {
+      score_blocks(chunk, heads);
+    } else {
 #if PA_HP_BF16_DOT
-    if constexpr (std::is_same_v<T, BFloat> && kPairs<kRows>) {
-      if (p.head_dim % (2 * kLanes) == 0) {
-        return add_scores<kRows>(chunk, heads, begin, end, chunk.query, p.query_stride_head,
-                                 p.scale * kLog2E);
+      if constexpr (std::is_same_v<T, BFloat> && kPairs<kRows>) {
+        if (p.head_dim % (2 * kLanes) == 0) {
+          return add_scores<kRows>(chunk, heads, begin, end, chunk.query, p.query_stride_head,
+                                   p.scale * kLog2E);
+        }
       }
-    }
 #endif
-    add_scores<kRows>(chunk, heads, begin, end, chunk.scaled, p.head_dim, 1.f);
+      add_scores<kRows>(chunk, heads, begin, end, chunk.scaled, p.head_dim, 1.f);
+    }
   }
 };
 
@@ -220,7 +225,8 @@ struct ScoreStep {
 #endif
 }
 
-// acc[row] += sum over kTokens tokens of weights[token][row] * value[token], one vector of columns.
+// acc[row] += sum over kTokens tokens of weights[token][row] * values[token], one vector of
+// columns.
 template <int kRows, int kTokens>
 [[gnu::always_inline]] inline void add_weighted(const Vec (&weights)[kTokens * kRows],
                                                 const Vec (&values)[kTokens], float* acc,
@@ -285,28 +291,31 @@ template <int kRows>
 struct ValueStep {
   template <class T>
   static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
-    if constexpr (kRows == kBlockHeads) return add_values_of_blocks(chunk, heads);
-    const DecodeParams& p = chunk.p;
-    const int64_t rows = std::max<int64_t>(1, kAheadBytes / (p.head_dim_v * sizeof(T)));
-    const Fetch fetch = fetch_for<kRows>(chunk, heads);
-    const auto tile = fetch == kNothing  ? value_tile<kRows, kStreams, kNothing, T>
-                      : fetch == kIntoL1 ? value_tile<kRows, kStreams, kIntoL1, T>
-                      : fetch == kIntoL2 ? value_tile<kRows, kStreams, kIntoL2, T>
-                                         : value_tile<kRows, kStreams, kIntoL2Twice, T>;
-    for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
-      const int64_t offset = kv_head * p.value_stride_head;
-      const int64_t ahead = value_ahead(chunk, kv_head, rows);
-      for (int64_t i = heads.first; i < heads.last; i += kRows) {
-        const int64_t head = kv_head * p.group + i;
-        const float* weights = chunk.weights + head * kRoom;
-        float* acc = chunk.state.acc + head * p.head_dim_v;
-        int64_t t = begin;
-        for (; t + kStreams <= end; t += kStreams) {
-          tile(weights + t * kRows, chunk.values + t, offset, ahead, acc, p.head_dim_v);
-        }
-        for (; t < end; ++t) {
-          value_tile<kRows, 1, kNothing>(weights + t * kRows, chunk.values + t, offset, 0, acc,
-                                         p.head_dim_v);
+    if constexpr (kRows == kBlockHeads) {
+      add_values_of_blocks(chunk, heads);
+    } else {
+      const DecodeParams& p = chunk.p;
+      const int64_t rows = std::max<int64_t>(1, kAheadBytes / (p.head_dim_v * sizeof(T)));
+      const Fetch fetch = fetch_for<kRows>(chunk, heads);
+      const auto tile = fetch == kNothing  ? value_tile<kRows, kStreams, kNothing, T>
+                        : fetch == kIntoL1 ? value_tile<kRows, kStreams, kIntoL1, T>
+                        : fetch == kIntoL2 ? value_tile<kRows, kStreams, kIntoL2, T>
+                                           : value_tile<kRows, kStreams, kIntoL2Twice, T>;
+      for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
+        const int64_t offset = kv_head * p.value_stride_head;
+        const int64_t ahead = value_ahead(chunk, kv_head, rows);
+        for (int64_t i = heads.first; i < heads.last; i += kRows) {
+          const int64_t head = kv_head * p.group + i;
+          const float* weights = chunk.weights + head * kRoom;
+          float* acc = chunk.state.acc + head * p.head_dim_v;
+          int64_t t = begin;
+          for (; t + kStreams <= end; t += kStreams) {
+            tile(weights + t * kRows, chunk.values + t, offset, ahead, acc, p.head_dim_v);
+          }
+          for (; t < end; ++t) {
+            value_tile<kRows, 1, kNothing>(weights + t * kRows, chunk.values + t, offset, 0, acc,
+                                           p.head_dim_v);
+          }
         }
       }
     }
