@@ -511,14 +511,15 @@ def test_float16_rounding_and_range():
     "PA_HP_SANITIZE" in os.environ, reason="a sanitizer's malloc has no such switch"
 )
 def test_memory_serves_the_next_call(python):
-    """Where every large block is had from the system anew, no call after the first has page faults.
+    """Where every large block is had from the system anew, calls after the first have no page faults.
 
-    Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 34 MB.
+    Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 34 MB. And
+    once for each page, where a thread that was busy elsewhere takes its first share: 60 of them.
     """
     script = """
         import resource, torch, pa_hp
 
-        def faults(tokens):
+        def faults(tokens, calls):
             torch.set_num_threads(2)
             cache = torch.zeros(1, 128, 8, 128)
             table = torch.zeros(1, tokens // 128, dtype=torch.int32)
@@ -528,12 +529,12 @@ def test_memory_serves_the_next_call(python):
             for _ in range(3):
                 pa_hp.decode_out(*inputs, out=out)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(4):
+            for _ in range(calls):
                 pa_hp.decode_out(*inputs, out=out)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-        print(faults(4096), faults(2048 * 256), faults(4096))
+        print(faults(4096, 50), faults(2048 * 256, 4), faults(4096, 50))
     """
     kept, large, again = python("-c", script, MALLOC_MMAP_THRESHOLD_="65536").stdout.split()
-    assert int(kept) < 16 and int(again) < 16, (kept, again)
+    assert int(kept) < 100 and int(again) < 100, (kept, again)
     assert int(large) > 64, large  # four calls, each 34 MB in pages of 2 MiB at most
