@@ -511,7 +511,7 @@ def test_float16_rounding_and_range():
     "PA_HP_SANITIZE" in os.environ, reason="a sanitizer's malloc has no such switch"
 )
 def test_memory_serves_the_next_call(python):
-    """Where every large block is had from the system anew, calls after the first have no page faults.
+    """Where large blocks are had from the system anew, calls after the first have no page faults.
 
     Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 34 MB. And
     once for each page, where a thread that was busy elsewhere takes its first share: 60 of them.
