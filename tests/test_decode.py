@@ -514,7 +514,8 @@ def test_memory_serves_the_next_call(python):
     """Where large blocks are had from the system anew, calls after the first have no page faults.
 
     Except for what is too large to be kept: the states of 2048 chunks of 32 heads take 34 MB. And
-    once for each page, where a thread that was busy elsewhere takes its first share: 60 of them.
+    once for each page, where a thread that was busy elsewhere takes a share late: of 4096 tokens
+    the scratch of two workers, 110 KB each, and the states of 16 chunks, 17 KB each, 122 pages.
     """
     script = """
         import resource, torch, pa_hp
@@ -536,5 +537,5 @@ def test_memory_serves_the_next_call(python):
         print(faults(4096, 50), faults(2048 * 256, 4), faults(4096, 50))
     """
     kept, large, again = python("-c", script, MALLOC_MMAP_THRESHOLD_="65536").stdout.split()
-    assert int(kept) < 100 and int(again) < 100, (kept, again)
+    assert int(kept) <= 122 and int(again) <= 122, (kept, again)
     assert int(large) > 64, large  # four calls, each 34 MB in pages of 2 MiB at most

@@ -31,7 +31,7 @@ template <Fetch kFetch>
   }
 }
 
-// Calls that others of the same kv heads go before find the lines in L1.
+// A call for others than the first query heads of its kv heads finds their lines nearby.
 template <int kRows, class T>
 Fetch fetch_for(const Chunk<T>& chunk, const Heads& heads) {
   if (heads.first > 0) return kNothing;
@@ -142,8 +142,8 @@ template <int kRows, Fetch kFetch, class Q, class T>
 // Scores of tokens [begin, end), and of whole tiles, [token][row]. What is left to do of a tile's
 // sums is done behind the next tile's first products: while it waits for the last products of its
 // own, what it waits in is not there for others, which takes a Zen 4 core 26 to 39 cycles of a tile
-// whose multiply-adds are 128. Scores of four heads from L1 take 39 cycles a token in float16 so
-// and 22 in bfloat16, 42 and 29 otherwise.
+// whose multiply-adds are 128. Scores of four heads from L1 take 40 cycles a token in float16 so
+// and 23 in bfloat16, 42 and 29 otherwise.
 template <int kRows, Fetch kFetch, class Q, class T>
 [[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end,
                                    const Q* query, int64_t stride, float factor) {
