@@ -413,17 +413,23 @@ void write_empty_row(const DecodeParams& p, int64_t seq) {
 
 }  // namespace
 
-bool fetches_into_l2() {
+Core core() {
 #if defined(__x86_64__)
-  // AMD's family 19h: Zen 4, and Zen 3, which has no AVX-512 and so does not ask.
-  static const bool zen4 = [] {
+  static const Core found = [] {
     unsigned eax, ebx, ecx, edx;
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 &&
-           (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return Core::kOther;
+    switch ((eax >> 8 & 0xf) + (eax >> 20 & 0xff)) {  // the family, all AMD's
+      case 0x19:                                      // and Zen 3, which does not ask
+        return Core::kZen4;
+      case 0x1a:
+        return Core::kZen5;
+      default:
+        return Core::kOther;
+    }
   }();
-  return zen4;
+  return found;
 #else
-  return false;
+  return Core::kOther;
 #endif
 }
 

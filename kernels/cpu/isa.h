@@ -77,11 +77,10 @@ inline int64_t scratch_floats(const DecodeParams& params) {
          tiles * std::max(params.head_dim, params.head_dim_v);
 }
 
-// Whether lines that a core reads soon are better fetched into its L2 cache than into L1. So it is
-// on Zen 4, where a fetch into L1 presumably holds one of the core's few miss buffers until memory
-// answers: docs/cpu.md, The order of memory. Zen 3 is as fast with either, other CPUs have been
-// measured with L1 alone.
-bool fetches_into_l2();
+// The cores with AVX-512 that differ in how lines are best fetched ahead: docs/cpu.md, The order of
+// memory.
+enum class Core { kOther, kZen4, kZen5 };
+Core core();
 
 namespace baseline {
 extern const Kernels kernels;

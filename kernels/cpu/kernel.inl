@@ -327,9 +327,9 @@ struct Chunk {
   const T* const* keys;
   const T* const* values;
   const T* const* next_keys;  // first one of each stream of the next chunk, if it fetches them
-  bool into_l2;               // fetches_into_l2
-  const T* query;             // [heads, head_dim], as it came
-  const float* scaled;        // load_query's
+  Core core;
+  const T* query;       // [heads, head_dim], as it came
+  const float* scaled;  // load_query's
   State state;
   float* weights;  // [heads, kRoom], padded_heads with AMX
   float* tiles;    // of keys or values
@@ -352,13 +352,13 @@ inline bool in_block(const DecodeParams& p, int64_t head) {
   return head % p.group < block_heads(p);
 }
 
-// What a kernel does about lines that it will read, and into which cache: fetches_into_l2.
-enum Fetch { kNothing, kIntoL1, kIntoL2, kIntoL2Twice };
+// What a kernel does about lines that it will read, and into which cache.
+enum Fetch { kNothing, kIntoL1, kIntoL1Twice, kIntoL2, kIntoL2Twice };
 
 // Inlined, for GCC drops calls of what does nothing but fetch.
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch(const void* line) {
-  static_assert(kFetch != kIntoL2Twice, "from where?");
+  static_assert(kFetch != kIntoL1Twice && kFetch != kIntoL2Twice, "from where?");
   if constexpr (kFetch == kIntoL1) __builtin_prefetch(line);
   if constexpr (kFetch == kIntoL2) __builtin_prefetch(line, 0, 2);
 }
@@ -370,7 +370,9 @@ template <class T>
   }
 }
 
-// Query heads [first, last) of those that share a kv head, for kv heads [kv_begin, kv_end).
+// Query heads [first, last) of those that share a kv head, for kv heads [kv_begin, kv_end). By
+// reference: a copy of what has just been written waits for the store, 40 cycles of a Zen 5 core a
+// call.
 struct Heads {
   int64_t kv_begin, kv_end;
   int64_t first, last;
@@ -381,14 +383,15 @@ struct Heads {
 template <int kRows>
 struct SoftmaxStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, Heads heads, int64_t, int64_t end) {
+  static void run(const Chunk<T>& chunk, const Heads& heads, int64_t, int64_t end) {
     if constexpr (kRows < kBlockHeads) {
       const DecodeParams& p = chunk.p;
       for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
         // Memory would idle: the first values of each stream, whose lines nothing fetches ahead.
         if (kLanes == kBlockHeads && heads.first == 0) {
           for (int s = 0; s < kStreams; ++s) {
-            fetch_row(chunk.into_l2, chunk.values[s] + kv_head * p.value_stride_head, p.head_dim_v);
+            fetch_row(chunk.core == Core::kZen4, chunk.values[s] + kv_head * p.value_stride_head,
+                      p.head_dim_v);
           }
         }
         for (int64_t i = heads.first; i < heads.last; i += kRows) {
@@ -460,10 +463,9 @@ void each_step(const Chunk<T>& chunk, int64_t tokens, int64_t stride_token, int6
   const int64_t group = chunk.p.group;
   const bool heads_first = stride_token < stride_head && group < kBlockHeads;
   if (in_block(chunk.p, 0) || heads_first) tokens = kChunkTokens;
-  // With 64-byte vectors a call ends a tile's sums behind the next tile's products: few calls. With
-  // shorter ones two and single heads keep up with memory better in turns with fours, and the steps
-  // count on that.
-  const bool one_kv_head = tokens == kChunkTokens || (kLanes < kBlockHeads && group % 4 != 0);
+  // Two and single heads in turns with fours, for lines that are fetched by one or the other alone
+  // would come in bursts.
+  const bool one_kv_head = tokens == kChunkTokens || group % 4 != 0;
   const int64_t kv_heads = one_kv_head ? 1 : chunk.kv_end - chunk.kv_begin;
   for (int64_t t = 0; t < chunk.tokens; t += tokens) {
     const int64_t end = std::min(t + tokens, chunk.tokens);
@@ -585,7 +587,7 @@ void attend(const DecodeParams& p, int64_t seq, int64_t begin, int64_t end, int6
                        keys,
                        values,
                        next_keys,
-                       kLanes == kBlockHeads && fetches_into_l2(),
+                       kLanes == kBlockHeads ? core() : Core::kOther,
                        unscaled,
                        query,
                        state,
@@ -621,6 +623,8 @@ void fold(int64_t rows, int64_t head_dim_v, State state, State next) {
       const float* other = next.acc + row * head_dim_v;
       for (int64_t d = 0; d < head_dim_v; d += kLanes) {
         store(acc + d, load(acc + d) * keep[i] + load(other + d) * add[i]);
+        fetch<kIntoL1>(other + rows * head_dim_v +
+                       d);  // of the next kv head, perhaps from another core
       }
     }
   }

@@ -425,7 +425,7 @@ template <class T>
 template <int kRows>
 struct ScoreStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+  static void run(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end) {
     const DecodeParams& p = chunk.p;
     const int64_t head = heads.kv_begin * p.group + heads.first;
     const int64_t last = (heads.kv_end - 1) * p.group + heads.last;
@@ -445,7 +445,7 @@ struct ScoreStep {
 template <int kRows>
 struct ValueStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+  static void run(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end) {
     const int64_t group = chunk.p.group, tokens = value_tokens(chunk.p);
     const int64_t head = heads.kv_begin * group + heads.first;
     const int64_t last = (heads.kv_end - 1) * group + heads.last;
@@ -464,7 +464,7 @@ struct ValueStep {
 
  private:
   template <int kTokens, class T>
-  static void add(const Chunk<T>& chunk, Heads heads, int64_t t) {
+  static void add(const Chunk<T>& chunk, const Heads& heads, int64_t t) {
     const DecodeParams& p = chunk.p;
     for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
       for (int64_t row = heads.first; row < heads.last; row += kRows) {

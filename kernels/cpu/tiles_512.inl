@@ -11,9 +11,13 @@ inline int64_t value_tokens(const DecodeParams&) { return kStreams; }
 // goes astray, which harms nothing: a prefetch does not fault.
 constexpr int64_t kAheadBytes = 2048;
 
-// Where what is fetched comes into L2 (fetches_into_l2), it comes into L1 from this far on: group 1
-// in float16 has 36.6 GB/s on two Zen 4 cores instead of 33.8, head_dim 256 30.6 instead of 28.2,
-// group 4 with 128 1 to 3 % more.
+// Zen 5, too, drops a fetch that finds no room, so each line is fetched again from this much
+// nearer.
+constexpr int64_t kAgainBytes = 256;
+
+// Where what is fetched comes into L2, on Zen 4, it comes into L1 from this far on: group 1 in
+// float16 has 36.6 GB/s on two cores instead of 33.8, head_dim 256 30.6 instead of 28.2, group 4
+// with 128 1 to 3 % more.
 constexpr int64_t kNearBytes = 512;
 
 // And into L2 twice, from kAheadBytes further on as well, for a fetch that finds no room is
@@ -23,7 +27,8 @@ constexpr int64_t kNearBytes = 512;
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch_ahead(const void* line, int64_t bytes = kAheadBytes) {
   const char* from = static_cast<const char*>(line);
-  if constexpr (kFetch == kIntoL1) fetch<kIntoL1>(from + bytes);
+  if constexpr (kFetch == kIntoL1 || kFetch == kIntoL1Twice) fetch<kIntoL1>(from + bytes);
+  if constexpr (kFetch == kIntoL1Twice) fetch<kIntoL1>(from + bytes - kAgainBytes);
   if constexpr (kFetch == kIntoL2Twice) fetch<kIntoL2>(from + bytes + kAheadBytes);
   if constexpr (kFetch >= kIntoL2) {
     fetch<kIntoL2>(from + bytes);
@@ -35,8 +40,32 @@ template <Fetch kFetch>
 template <int kRows, class T>
 Fetch fetch_for(const Chunk<T>& chunk, const Heads& heads) {
   if (heads.first > 0) return kNothing;
-  if (!chunk.into_l2) return kIntoL1;
-  return heads.last > kRows ? kIntoL2 : kIntoL2Twice;
+  const bool once = heads.last > kRows;
+  switch (chunk.core) {
+    case Core::kZen4:
+      return once ? kIntoL2 : kIntoL2Twice;
+    case Core::kZen5:
+      return once ? kIntoL1 : kIntoL1Twice;
+    default:
+      return kIntoL1;
+  }
+}
+
+// choose(fetch), of which `fetch` is then a constant.
+template <class F>
+auto with_fetch(Fetch fetch, F choose) {
+  switch (fetch) {
+    case kIntoL1:
+      return choose(std::integral_constant<Fetch, kIntoL1>{});
+    case kIntoL1Twice:
+      return choose(std::integral_constant<Fetch, kIntoL1Twice>{});
+    case kIntoL2:
+      return choose(std::integral_constant<Fetch, kIntoL2>{});
+    case kIntoL2Twice:
+      return choose(std::integral_constant<Fetch, kIntoL2Twice>{});
+    default:
+      return choose(std::integral_constant<Fetch, kNothing>{});
+  }
 }
 
 // Sums of neighbouring lanes of both, in each quarter a's before b's.
@@ -145,13 +174,12 @@ template <int kRows, Fetch kFetch, class Q, class T>
 // whose multiply-adds are 128. Scores of four heads from L1 take 40 cycles a token in float16 so
 // and 23 in bfloat16, 42 and 29 otherwise.
 template <int kRows, Fetch kFetch, class Q, class T>
-[[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end,
-                                   const Q* query, int64_t stride, float factor) {
+[[gnu::noinline]] void score_tiles(const Chunk<T>& chunk, const Heads& heads, int64_t begin,
+                                   int64_t end, const Q* query, int64_t stride, float factor) {
   constexpr int kSums = kStreams * kRows;
   const DecodeParams& p = chunk.p;
   const int64_t head_dim = p.head_dim;
-  float nowhere[kSums];
-  float* scores = nowhere;  // of the tile before
+  float* scores = nullptr;  // of the tile before
   LaneSums<kSums> before = {};
   for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
     const int64_t offset = kv_head * p.key_stride_head;
@@ -163,7 +191,7 @@ template <int kRows, Fetch kFetch, class Q, class T>
         for (int s = 0; s < kStreams; ++s) keys[s] = row_at(chunk.keys[t + s] + offset);
         Vec sums[kSums] = {};
         add_columns<kRows, kFetch>(sums, q, stride, keys, 0);
-        before.finish(factor, scores);
+        if (scores != nullptr) before.finish(factor, scores);
         int64_t i = 2 * kLanes;
         for (; i + 2 * kLanes <= head_dim; i += 2 * kLanes) {
           add_columns<kRows, kFetch>(sums, q, stride, keys, i);
@@ -183,20 +211,18 @@ template <int kRows, Fetch kFetch, class Q, class T>
 }
 
 template <int kRows, class Q, class T>
-void add_scores(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end, const Q* query,
-                int64_t stride, float factor) {
-  const Fetch fetch = fetch_for<kRows>(chunk, heads);
-  const auto tiles = fetch == kNothing  ? score_tiles<kRows, kNothing, Q, T>
-                     : fetch == kIntoL1 ? score_tiles<kRows, kIntoL1, Q, T>
-                     : fetch == kIntoL2 ? score_tiles<kRows, kIntoL2, Q, T>
-                                        : score_tiles<kRows, kIntoL2Twice, Q, T>;
+void add_scores(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end,
+                const Q* query, int64_t stride, float factor) {
+  const auto tiles = with_fetch(fetch_for<kRows>(chunk, heads), [](auto fetch) {
+    return score_tiles<kRows, decltype(fetch)::value, Q, T>;
+  });
   tiles(chunk, heads, begin, end, query, stride, factor);
 }
 
 template <int kRows>
 struct ScoreStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+  static void run(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end) {
     const DecodeParams& p = chunk.p;
     if constexpr (kRows == kBlockHeads) {
       score_blocks(chunk, heads);
@@ -290,17 +316,15 @@ int64_t value_ahead(const Chunk<T>& chunk, int64_t kv_head, int64_t rows) {
 template <int kRows>
 struct ValueStep {
   template <class T>
-  static void run(const Chunk<T>& chunk, Heads heads, int64_t begin, int64_t end) {
+  static void run(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end) {
     if constexpr (kRows == kBlockHeads) {
       add_values_of_blocks(chunk, heads);
     } else {
       const DecodeParams& p = chunk.p;
       const int64_t rows = std::max<int64_t>(1, kAheadBytes / (p.head_dim_v * sizeof(T)));
-      const Fetch fetch = fetch_for<kRows>(chunk, heads);
-      const auto tile = fetch == kNothing  ? value_tile<kRows, kStreams, kNothing, T>
-                        : fetch == kIntoL1 ? value_tile<kRows, kStreams, kIntoL1, T>
-                        : fetch == kIntoL2 ? value_tile<kRows, kStreams, kIntoL2, T>
-                                           : value_tile<kRows, kStreams, kIntoL2Twice, T>;
+      const auto tile = with_fetch(fetch_for<kRows>(chunk, heads), [](auto fetch) {
+        return value_tile<kRows, kStreams, decltype(fetch)::value, T>;
+      });
       for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
         const int64_t offset = kv_head * p.value_stride_head;
         const int64_t ahead = value_ahead(chunk, kv_head, rows);
