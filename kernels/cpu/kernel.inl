@@ -280,37 +280,45 @@ inline BitVec load_words(const BFloat* p) {
   return words;
 }
 
-// Scores of `tokens` tokens become weights; every row's maximum and sum are written. Four maxima,
-// so that one need not wait for another.
+// Elements of [token][row] after which each row is in the same lanes again.
+template <int kRows>
+constexpr int kPeriod = kRows == 3 ? 3 * kLanes : kLanes;
+
+// Scores of `tokens` tokens, with -inf behind them up to a whole period, become weights; every
+// row's maximum and sum are written. Several maxima, so that one need not wait for another.
 template <int kRows>
 inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* row_sum) {
+  constexpr int kVectors = kPeriod<kRows> / kLanes, kTops = kVectors == 1 ? 4 : kVectors;
   const int64_t count = tokens * kRows;
-  Vec tops[4];
+  Vec tops[kTops];
   for (Vec& top : tops) top = splat(-kInfinity);
   int64_t at = 0;
-  for (; at + 4 * kLanes <= count; at += 4 * kLanes) {
+  for (; at + kTops * kLanes <= count; at += kTops * kLanes) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) tops[i] = max(load(scores + at + i * kLanes), tops[i]);
+    for (int i = 0; i < kTops; ++i) tops[i] = max(load(scores + at + i * kLanes), tops[i]);
   }
-  for (; at < count; at += kLanes) tops[0] = max(load(scores + at), tops[0]);
-  const Vec top = max(max(tops[0], tops[1]), max(tops[2], tops[3]));
-  float lanes[kLanes], bases[kLanes];
-  store(lanes, top);
+  for (int i = 0; at < count; at += kLanes, ++i) tops[i] = max(load(scores + at), tops[i]);
+  if (kVectors == 1) tops[0] = max(max(tops[0], tops[1]), max(tops[2], tops[kTops - 1]));
+  float lanes[kPeriod<kRows>], bases[kPeriod<kRows>];
+  for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, tops[v]);
   for (int r = 0; r < kRows; ++r) {
     float found = -kInfinity;
-    for (int i = r; i < kLanes; i += kRows) found = lanes[i] > found ? lanes[i] : found;
+    for (int i = r; i < kPeriod<kRows>; i += kRows) found = lanes[i] > found ? lanes[i] : found;
     row_max[r] = found;
-    for (int i = r; i < kLanes; i += kRows) bases[i] = finite_or_zero(found);
+    for (int i = r; i < kPeriod<kRows>; i += kRows) bases[i] = finite_or_zero(found);
   }
-  const Vec base = load(bases);
-  Vec total = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Vec weight = exp2(load(scores + i) - base);
-    store(scores + i, weight);
-    total += weight;
+  Vec base[kVectors], totals[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) base[v] = load(bases + v * kLanes);
+  for (int64_t i = 0; i < count; i += kPeriod<kRows>) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec weight = exp2(load(scores + i + v * kLanes) - base[v]);
+      store(scores + i + v * kLanes, weight);
+      totals[v] += weight;
+    }
   }
-  store(lanes, total);
-  for (int width = kLanes / 2; width >= kRows; width /= 2) {
+  for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, totals[v]);
+  for (int width = kPeriod<kRows> / 2; width >= kRows; width /= 2) {
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
   for (int r = 0; r < kRows; ++r) row_sum[r] = lanes[r];
@@ -397,7 +405,7 @@ struct SoftmaxStep {
         for (int64_t i = heads.first; i < heads.last; i += kRows) {
           const int64_t head = kv_head * p.group + i;
           float* scores = chunk.weights + head * kRoom;
-          for (int64_t j = end * kRows; j % kLanes != 0; ++j) scores[j] = -kInfinity;
+          for (int64_t j = end * kRows; j % kPeriod<kRows> != 0; ++j) scores[j] = -kInfinity;
           softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
         }
       }
@@ -434,24 +442,38 @@ void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
   }
 }
 
+// Query heads of a kv head by how many of them are taken at a time: blocks, then by fours, with
+// 64-byte vectors by threes where no single one is left then, and what is left.
+struct Split {
+  explicit Split(const DecodeParams& p) : blocks(block_heads(p)) {
+    const int64_t left = p.group - blocks;
+    const int64_t lacking = 3 * ((4 - left % 4) % 4);
+    threes = kLanes == kBlockHeads && lacking <= left ? lacking : 0;
+    fours = (left - threes) / 4 * 4;
+    twos = (left - threes - fours) / 2 * 2;
+    ones = left - threes - fours - twos;
+  }
+  int kinds() const { return (blocks > 0) + (fours > 0) + (threes > 0) + (twos > 0) + (ones > 0); }
+  int64_t blocks, fours, threes, twos, ones;
+};
+
 // A step of tokens [begin, end), counted in the chunk, for all query heads of kv heads [kv_begin,
-// kv_end): blocks, then by fours, and what is left.
+// kv_end).
 template <template <int> class Step, class T>
-void each_head(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t begin,
-               int64_t end) {
-  const int64_t group = chunk.p.group;
-  int64_t head = block_heads(chunk.p);
-  if constexpr (kLanes == kBlockHeads) {
-    if (head > 0) Step<kBlockHeads>::run(chunk, {kv_begin, kv_end, 0, head}, begin, end);
-  }
-  const int64_t fours = head + (group - head) / 4 * 4;
-  if (head < fours) Step<4>::run(chunk, {kv_begin, kv_end, head, fours}, begin, end);
-  head = fours;
-  if (head + 2 <= group) {
-    Step<2>::run(chunk, {kv_begin, kv_end, head, head + 2}, begin, end);
-    head += 2;
-  }
-  if (head < group) Step<1>::run(chunk, {kv_begin, kv_end, head, group}, begin, end);
+void each_head(const Chunk<T>& chunk, const Split& split, int64_t kv_begin, int64_t kv_end,
+               int64_t begin, int64_t end) {
+  int64_t head = 0;
+  const auto run = [&](auto rows, int64_t heads) {
+    if (heads == 0) return;
+    Step<decltype(rows)::value>::run(chunk, {kv_begin, kv_end, head, head + heads}, begin, end);
+    head += heads;
+  };
+  if constexpr (kLanes == kBlockHeads)
+    run(std::integral_constant<int, kBlockHeads>{}, split.blocks);
+  run(std::integral_constant<int, 4>{}, split.fours);
+  if constexpr (kLanes == kBlockHeads) run(std::integral_constant<int, 3>{}, split.threes);
+  run(std::integral_constant<int, 2>{}, split.twos);
+  run(std::integral_constant<int, 1>{}, split.ones);
 }
 
 // A step of all tokens, so that memory is read in its order: `tokens` at a time of all kv heads
@@ -459,18 +481,20 @@ void each_head(const Chunk<T>& chunk, int64_t kv_begin, int64_t kv_end, int64_t 
 // lanes, and where a head's tokens lie next to each other, unless so many query heads share a kv
 // head that they read rows several times, which then should be in L1.
 template <template <int> class Step, class T>
-void each_step(const Chunk<T>& chunk, int64_t tokens, int64_t stride_token, int64_t stride_head) {
-  const int64_t group = chunk.p.group;
-  const bool heads_first = stride_token < stride_head && group < kBlockHeads;
-  if (in_block(chunk.p, 0) || heads_first) tokens = kChunkTokens;
-  // Two and single heads in turns with fours, for lines that are fetched by one or the other alone
-  // would come in bursts.
-  const bool one_kv_head = tokens == kChunkTokens || group % 4 != 0;
+void each_step(const Chunk<T>& chunk, const Split& split, int64_t tokens, int64_t stride_token,
+               int64_t stride_head) {
+  const bool heads_first = stride_token < stride_head && chunk.p.group < kBlockHeads;
+  if (split.blocks > 0 || heads_first) tokens = kChunkTokens;
+  // Heads of several kinds in turns, for lines that one kind alone fetches would come in bursts. A
+  // call for all kv heads ends few tiles' sums without the next tile's products before them; the
+  // steps of shorter vectors take them for fours alone.
+  const bool in_turns = kLanes == kBlockHeads ? split.kinds() > 1 : chunk.p.group % 4 != 0;
+  const bool one_kv_head = tokens == kChunkTokens || in_turns;
   const int64_t kv_heads = one_kv_head ? 1 : chunk.kv_end - chunk.kv_begin;
   for (int64_t t = 0; t < chunk.tokens; t += tokens) {
     const int64_t end = std::min(t + tokens, chunk.tokens);
     for (int64_t kv_head = chunk.kv_begin; kv_head < chunk.kv_end; kv_head += kv_heads) {
-      each_head<Step>(chunk, kv_head, kv_head + kv_heads, t, end);
+      each_head<Step>(chunk, split, kv_head, kv_head + kv_heads, t, end);
     }
   }
 }
@@ -478,9 +502,10 @@ void each_step(const Chunk<T>& chunk, int64_t tokens, int64_t stride_token, int6
 template <class T>
 void attend_rows(const Chunk<T>& chunk) {
   const DecodeParams& p = chunk.p;
-  each_step<ScoreStep>(chunk, kStreams, p.key_stride_token, p.key_stride_head);
-  each_head<SoftmaxStep>(chunk, chunk.kv_begin, chunk.kv_end, 0, chunk.tokens);
-  each_step<ValueStep>(chunk, value_tokens(p), p.value_stride_token, p.value_stride_head);
+  const Split split(p);
+  each_step<ScoreStep>(chunk, split, kStreams, p.key_stride_token, p.key_stride_head);
+  each_head<SoftmaxStep>(chunk, split, chunk.kv_begin, chunk.kv_end, 0, chunk.tokens);
+  each_step<ValueStep>(chunk, split, value_tokens(p), p.value_stride_token, p.value_stride_head);
 }
 
 #if PA_HP_AMX
