@@ -55,17 +55,22 @@ def test_one_long_sequence_is_shared(threads, set_threads):
 
 
 @pytest.fixture(scope="module")
-def partition_calls(compile_library):
+def partition(compile_library):
+    return compile_library(Path(__file__).parent / "cpu" / "partition.cpp")
+
+
+@pytest.fixture(scope="module")
+def partition_calls(partition):
     """What every share attends, call by call: a dict of arrays."""
-    function = compile_library(Path(__file__).parent / "cpu" / "partition.cpp").partition_calls
+    function = partition.partition_calls
     function.restype = ctypes.c_int64
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, *[integer] * 5, pointer, integer]
 
     def run(lengths, kv_heads, heads_together, workers, by_workers=False):
         # A chunk is one call, of 64 tokens or more but for a sequence's last, and each of at most
-        # 3 * workers cuts goes through at most one chunk.
-        room = int((-(-lengths // (CHUNK // 4))).sum()) + 3 * workers
+        # 8 * workers cuts goes through at most one chunk.
+        room = int((-(-lengths // (CHUNK // 4))).sum()) + 8 * workers
         rows = np.empty((room, len(FIELDS)), np.int64)
         sizes = len(lengths), kv_heads, heads_together, workers, by_workers
         count = function(lengths.ctypes.data, *sizes, rows.ctypes.data, room)
@@ -89,11 +94,9 @@ def ragged(draw):
 
 
 def share_ends(total, kv_heads, workers):
-    """Of all shares but the last: six eighths of an even share each, then eighths, or even ones."""
-    if total < 4 * workers**2 * CHUNK * kv_heads:
-        return total * np.arange(1, workers) // workers
-    eighths = [*range(6, 6 * workers + 1, 6), *range(6 * workers + 1, 8 * workers)]
-    return total * np.array(eighths) // (8 * workers)
+    """Of all shares but the last: eight even ones for each worker, or one where there is little."""
+    shares = workers if total < 4 * workers**2 * CHUNK * kv_heads else 8 * workers
+    return total * np.arange(1, shares) // shares
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,20 +146,68 @@ def test_shares_suit_a_slower_worker(partition_calls, length, workers):
     heads = calls["kv_end"] - calls["kv_begin"]
     shares = np.bincount(calls["share"], (calls["end"] - calls["begin"]) * heads)
     speeds = np.array([0.7] + [1.0] * (workers - 1))
+    left = [list(own) for own in shares.reshape(workers, -1)]
     done = np.zeros(workers)  # when each worker is done with what it has taken
-    for share in shares:
+    while any(left):
         worker = done.argmin()
+        own = left[worker]
+        share = (
+            own.pop(0)
+            if own
+            else next(
+                left[(worker + i) % workers].pop()
+                for i in range(1, workers)
+                if left[(worker + i) % workers]
+            )
+        )
         done[worker] += share / speeds[worker]
     even = shares.sum() / workers / speeds.min()
     assert done.max() < 0.9 * even
 
 
 def test_a_worker_takes_what_no_other_has_taken(partition_calls):
-    lengths = np.array([4096, 700], np.int32)
+    lengths = np.array([8192, 3000], np.int32)
     calls = partition_calls(lengths, 8, True, 3)
+    assert calls["share"].max() == 3 * 8 - 1
     alone = partition_calls(lengths, 8, True, 3, by_workers=True)
     assert (alone["share"] == 0).all()  # the first of them runs while the others have not begun
-    assert all((alone[field] == calls[field]).all() for field in FIELDS[1:])
+    one_by_one = [
+        sorted(zip(*(each[field] for field in FIELDS[1:]), strict=True)) for each in (alone, calls)
+    ]
+    assert one_by_one[0] == one_by_one[1]
+    # From its own first share on, then from the last one of the next worker's.
+    first = alone["seq"] * 8192 + alone["begin"]
+    own = (8192 + 3000) // 3
+    assert (np.diff(first[first < own - CHUNK]) >= 0).all()
+    behind = first[first >= own + CHUNK]
+    assert behind[0] > 2 * own - CHUNK * 3 and behind[-1] < 2 * own + CHUNK * 3
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=ragged(),
+    kv_heads=st.integers(1, 9),
+    workers=st.sampled_from((2, 3, 5, 16)),
+    stolen=st.lists(st.floats(0, 1, exclude_max=True), max_size=20),
+)
+def test_taken_shares_are_folded_in_order(partition, lengths, kv_heads, workers, stolen):
+    def finished(num_workers, places):
+        rows = np.zeros((len(lengths), kv_heads), np.uint32)
+        places = np.array(places)
+        integer = ctypes.c_int64
+        partition.finished_rows(
+            ctypes.c_void_p(lengths.ctypes.data),
+            *map(integer, (len(lengths), kv_heads, num_workers)),
+            ctypes.c_void_p(places.ctypes.data),
+            integer(len(places)),
+            ctypes.c_void_p(rows.ctypes.data),
+        )
+        return rows
+
+    want = finished(1, [])
+    assert (want[lengths > 0] != 0).all()
+    assert (finished(workers, []) == want).all()
+    assert (finished(workers, stolen) == want).all()
 
 
 @pytest.mark.parametrize("length", [129, 200, 256, 257, 300, 511, 512, 513, 768, 900, 1023, 1024])

@@ -127,24 +127,17 @@ struct Cut {
   int64_t unit;
 };
 
-// Where shares of the work end, but for the last one, in the order in which workers take them, each
-// the next one when it is done with one: three quarters of an even share each, then eighths, of
-// which a worker whose core is slower or busy takes fewer. A share that starts or ends within a
-// span leaves up to eight states a head, and one thread merges what all shares left of it: shares
-// are even where an eighth would be less than half a chunk times the number of workers.
-std::vector<int64_t> share_ends(int64_t total, int64_t kv_heads, int64_t num_workers) {
-  const int64_t eighths = 8 * num_workers;
-  const bool even =
-      num_workers == 1 || total < eighths * num_workers * (kChunkTokens / 2) * kv_heads;
-  const int64_t most = even ? 8 : 6;
-  std::vector<int64_t> ends;
-  for (int64_t i = most; i < eighths; i += i < most * num_workers ? most : 1) {
-    ends.push_back(total * i / eighths);
-  }
-  return ends;
+// How many shares each worker has at first, one behind the other, if the work is not too small for
+// that: eight, of which others take the last ones when they are done with theirs. A share that is
+// not taken together with the one before it, and starts or ends within a span, leaves up to eight
+// states a head to be merged, so that less than half a chunk times the number of workers is none.
+int64_t shares_each(int64_t total, int64_t kv_heads, int64_t num_workers) {
+  constexpr int64_t kMost = 8;
+  const bool small = total < kMost * num_workers * num_workers * (kChunkTokens / 2) * kv_heads;
+  return num_workers == 1 || small ? 1 : kMost;
 }
 
-// Cuts the work at share_ends, but at unit boundaries. Workers who share a chunk each read some
+// Cuts the work into even shares, but at unit boundaries. Workers who share a chunk each read some
 // heads of all its tokens; where the heads of a token lie next to each other, their prefetchers
 // take the others' lines as well, and two Xeon cores need 1.7 times as long for it. So a cut moves
 // to an end of its chunk where that is no more than an eighth of an even share. Returns the ends of
@@ -158,7 +151,9 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   std::vector<Cut> cuts{{0, 0}};
   int64_t before = 0;  // work of the sequences before `seq`
   int64_t seq = 0;
-  for (const int64_t target : share_ends(total, p.kv_heads, num_workers)) {
+  const int64_t shares = num_workers * shares_each(total, p.kv_heads, num_workers);
+  for (int64_t share = 1; share < shares; ++share) {
+    const int64_t target = total * share / shares;
     while (seq < p.batch && before + p.seq_lens[seq] * p.kv_heads <= target) {
       before += p.seq_lens[seq++] * p.kv_heads;
     }
@@ -183,10 +178,11 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
 }
 
 // Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
-// each are in one share alone: one slot per (sequence, chunk), each with all heads. A share leaves
-// the fold of all its chunks of a span in the slot of the last one, if it starts with the first
-// one; otherwise every chunk by itself, so that the merge can fold them in order. Of spans up to
-// which all chunks of a kv head are its own it leaves the fold in the slot of their last one.
+// each are in one share alone: one slot per (sequence, chunk), each with all heads. Shares that one
+// worker takes one behind the other leave the fold of all their chunks of a span in the slot of the
+// last one, if they start with the first one; otherwise every chunk by itself, so that the merge
+// can fold them in order. Of spans up to which all chunks of a kv head are their own they leave the
+// fold in the slot of their last one.
 class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
@@ -279,17 +275,47 @@ int64_t worker_lines(const DecodeParams& p) {
   return ceil_div(padded_heads(p) * p.head_dim + states + scratch_floats(p), 16) + kApart;
 }
 
+// What has become of a share: a worker has taken it, or taken it together with the one before.
+enum Taken : char { kFree, kAlone, kJoined };
+
 struct Job {
   const DecodeParams& params;
   const Kernels& kernels;
   const std::vector<Cut>& cuts;
   const Partials& partials;
   Line* scratch;
-  std::atomic<int64_t> next{0};  // the first share that no worker has taken yet
+  int64_t num_workers;
+  std::vector<std::atomic<Taken>> taken = std::vector<std::atomic<Taken>>(cuts.size() - 1);
+  std::vector<int64_t> divided = {};  // sequences that workers have left states of
+
+  bool take(int64_t share, Taken how) {
+    Taken expected = kFree;
+    return taken[share].compare_exchange_strong(expected, how);
+  }
 };
 
-// Units [begin, end) of one sequence.
-void run_units(const Job& job, int64_t seq, int64_t begin, int64_t end, float* scratch) {
+// Shares that one worker takes one behind the other: `share`, and those up to `last` that are free
+// when it gets to them.
+struct Run {
+  Job& job;
+  int64_t share;
+  int64_t last;
+
+  Cut end() const { return job.cuts[share + 1]; }
+
+  // Where it ends in sequence `seq`, once all up to `unit` is done.
+  int64_t end_in(int64_t seq, int64_t unit) {
+    while (end().seq == seq && end().unit <= unit && share + 1 < last &&
+           job.take(share + 1, kJoined)) {
+      ++share;
+    }
+    return end().seq == seq ? end().unit : num_units(job.params, seq);
+  }
+};
+
+// Of one sequence the units from `begin` on.
+void run_units(Run& run, int64_t seq, int64_t begin, float* scratch) {
+  const Job& job = run.job;
   const DecodeParams& p = job.params;
   const int64_t units = num_units(p, seq);
   const int64_t size = chunk_tokens(p, p.seq_lens[seq]);
@@ -306,7 +332,9 @@ void run_units(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   }
 
   job.kernels.load_query(p, seq, query);
+  int64_t end = run.end_in(seq, begin);
   for (int64_t chunk = begin / kv_heads; chunk * kv_heads < end; ++chunk) {
+    end = run.end_in(seq, (chunk + 1) * kv_heads);
     const int64_t kv_begin = std::max(begin - chunk * kv_heads, int64_t{0});
     const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
     const int64_t token = chunk * size;
@@ -348,37 +376,49 @@ void run_units(const Job& job, int64_t seq, int64_t begin, int64_t end, float* s
   }
 }
 
-void run_share(const Job& job, int64_t share, float* scratch) {
-  const Cut from = job.cuts[share];
-  const Cut to = job.cuts[share + 1];
-  for (int64_t seq = from.seq; seq < to.seq || (seq == to.seq && to.unit > 0); ++seq) {
+void run_shares(Run run, float* scratch) {
+  const Cut from = run.job.cuts[run.share];
+  for (int64_t seq = from.seq; seq < run.end().seq || (seq == run.end().seq && run.end().unit > 0);
+       ++seq) {
     const int64_t begin = seq == from.seq ? from.unit : 0;
-    const int64_t end = seq == to.seq ? to.unit : num_units(job.params, seq);
-    if (begin < end) run_units(job, seq, begin, end, scratch);
+    if (begin < run.end_in(seq, begin)) run_units(run, seq, begin, scratch);
   }
 }
 
+// A worker's own shares from the first one on, then what others have not begun, from their last
+// ones on.
 void run_worker(void* data, int64_t worker) {
   Job& job = *static_cast<Job*>(data);
   float* scratch = job.scratch[worker * worker_lines(job.params)].x;
-  const int64_t shares = static_cast<int64_t>(job.cuts.size()) - 1;
-  for (int64_t share; (share = job.next++) < shares;) run_share(job, share, scratch);
+  const int64_t each = static_cast<int64_t>(job.taken.size()) / job.num_workers;
+  const int64_t last = (worker + 1) * each;
+  for (int64_t share = last - each; share < last; ++share) {
+    if (job.take(share, kAlone)) run_shares({job, share, last}, scratch);
+  }
+  for (int64_t i = 1; i < job.num_workers; ++i) {
+    const int64_t first = (worker + i) % job.num_workers * each;
+    for (int64_t share = first + each - 1; share >= first; --share) {
+      if (job.take(share, kAlone)) run_shares({job, share, share + 1}, scratch);
+    }
+  }
 }
 
 // One kv head of one cut sequence: folds what the shares left, in the order of the chunks.
 void merge_row(void* data, int64_t row) {
   const Job& job = *static_cast<const Job*>(data);
   const DecodeParams& p = job.params;
-  const int64_t seq = job.partials.seqs()[row / p.kv_heads].seq;
+  const int64_t seq = job.divided[row / p.kv_heads];
   const int64_t kv_head = row % p.kv_heads;
   const int64_t head = kv_head * p.group;
   const int64_t chunks = num_chunks(p, seq);
 
-  // The first chunk behind `chunk` that is not in the same share, at most `chunks`.
+  // The first chunk behind `chunk` that another worker, or the same one later, took; at most
+  // `chunks`.
   const auto next_cut = [&](int64_t chunk) {
-    for (const Cut& cut : job.cuts) {
-      if (cut.seq > seq) break;
-      if (cut.seq == seq && cut.unit > chunk * p.kv_heads + kv_head) {
+    for (size_t share = 0; share < job.taken.size() && job.cuts[share].seq <= seq; ++share) {
+      const Cut& cut = job.cuts[share];
+      if (cut.seq == seq && cut.unit > chunk * p.kv_heads + kv_head &&
+          job.taken[share] != kJoined) {
         return ceil_div(cut.unit - kv_head, p.kv_heads);
       }
     }
@@ -386,7 +426,7 @@ void merge_row(void* data, int64_t row) {
   };
 
   const int64_t cut = next_cut(0);
-  if (cut == chunks) return;  // that share has finished the row
+  if (cut == chunks) return;  // the row is finished
   int64_t first = cut / kSpanChunks * kSpanChunks;
   const State total = job.partials.at(seq, first > 0 ? first - 1 : cut - 1, head);
   for (; first < chunks; first += kSpanChunks) {
@@ -399,6 +439,25 @@ void merge_row(void* data, int64_t row) {
     if (first > 0) job.kernels.fold(p.group, p.head_dim_v, total, span);
   }
   job.kernels.finish(p, seq, head, p.group, total);
+}
+
+// Finishes the rows that workers have left states of.
+void merge(Job& job, const Threads& threads) {
+  for (size_t share = 1; share < job.taken.size(); ++share) {
+    const Cut& cut = job.cuts[share];
+    const bool whole =
+        cut.unit == 0 || num_chunks(job.params, cut.seq) == 1 || job.taken[share] == kJoined;
+    if (!whole && (job.divided.empty() || job.divided.back() != cut.seq)) {
+      job.divided.push_back(cut.seq);
+    }
+  }
+  const int64_t rows = static_cast<int64_t>(job.divided.size()) * job.params.kv_heads;
+  // Few: to wake a thread mostly takes longer.
+  if (job.num_workers == 2 && job.divided.size() <= 1) {
+    for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
+  } else {
+    threads.run(merge_row, &job, rows);
+  }
 }
 
 void write_empty_row(const DecodeParams& p, int64_t seq) {
@@ -450,15 +509,10 @@ void run_decode(const DecodeParams& p, const Threads& threads) {
   const int64_t scratch = workers * worker_lines(p);
   const Memory memory(scratch + ceil_div(partials.num_floats(), 16));
   partials.set_data(reinterpret_cast<float*>(memory.lines() + scratch));
-  Job job{p, kernels_for(p), cuts, partials, memory.lines()};
+  Job job{p, kernels_for(p), cuts, partials, memory.lines(), workers};
   if (workers == 1) return run_worker(&job, 0);
   threads.run(run_worker, &job, workers);
-  const int64_t rows = static_cast<int64_t>(partials.seqs().size()) * p.kv_heads;
-  if (workers == 2 && partials.seqs().size() <= 1) {  // few: to wake a thread mostly takes longer
-    for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
-  } else {
-    threads.run(merge_row, &job, rows);
-  }
+  merge(job, threads);
 }
 
 }  // namespace pa_hp::cpu
