@@ -280,15 +280,32 @@ inline BitVec load_words(const BFloat* p) {
   return words;
 }
 
-// Elements of [token][row] after which each row is in the same lanes again.
+template <int kBy, int... I>
+[[gnu::always_inline]] inline Vec rotate(Vec v, std::integer_sequence<int, I...>) {
+  return PA_HP_SHUFFLE(v, v, ((I + kBy) % kLanes)...);
+}
+
+// In every lane `op` of all lanes that are a multiple of kRows away.
+template <int kRows, int kWidth = kLanes / 2, class Op>
+[[gnu::always_inline]] inline Vec over_lanes(Vec v, Op op) {
+  if constexpr (kWidth < kRows) {
+    return v;
+  } else {
+    const Vec other = rotate<kWidth>(v, std::make_integer_sequence<int, kLanes>{});
+    return over_lanes<kRows, kWidth / 2>(op(v, other), op);
+  }
+}
+
+// Vectors of [token][row] after which each row is in the same lanes again.
 template <int kRows>
-constexpr int kPeriod = kRows == 3 ? 3 * kLanes : kLanes;
+constexpr int kPeriod = kRows == 3 ? 3 : 1;
 
 // Scores of `tokens` tokens, with -inf behind them up to a whole period, become weights; every
 // row's maximum and sum are written. Several maxima, so that one need not wait for another.
 template <int kRows>
 inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* row_sum) {
-  constexpr int kVectors = kPeriod<kRows> / kLanes, kTops = kVectors == 1 ? 4 : kVectors;
+  constexpr int kVectors = kPeriod<kRows>, kTops = kVectors == 1 ? 4 : kVectors;
+  constexpr int kPlaces = kVectors * kLanes;
   const int64_t count = tokens * kRows;
   Vec tops[kTops];
   for (Vec& top : tops) top = splat(-kInfinity);
@@ -298,30 +315,39 @@ inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* r
     for (int i = 0; i < kTops; ++i) tops[i] = max(load(scores + at + i * kLanes), tops[i]);
   }
   for (int i = 0; at < count; at += kLanes, ++i) tops[i] = max(load(scores + at), tops[i]);
-  if (kVectors == 1) tops[0] = max(max(tops[0], tops[1]), max(tops[2], tops[kTops - 1]));
-  float lanes[kPeriod<kRows>], bases[kPeriod<kRows>];
-  for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, tops[v]);
-  for (int r = 0; r < kRows; ++r) {
-    float found = -kInfinity;
-    for (int i = r; i < kPeriod<kRows>; i += kRows) found = lanes[i] > found ? lanes[i] : found;
-    row_max[r] = found;
-    for (int i = r; i < kPeriod<kRows>; i += kRows) bases[i] = finite_or_zero(found);
+  Vec bases[kVectors], totals[kVectors] = {};
+  float lanes[kPlaces];
+  if constexpr (kVectors == 1) {
+    const Vec top = over_lanes<kRows>(max(max(tops[0], tops[1]), max(tops[2], tops[3])), max);
+    std::memcpy(row_max, &top, kRows * sizeof(float));
+    bases[0] = finite_or_zero(top);
+  } else {
+    for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, tops[v]);
+    for (int r = 0; r < kRows; ++r) {
+      row_max[r] = -kInfinity;
+      for (int i = r; i < kPlaces; i += kRows) row_max[r] = std::max(row_max[r], lanes[i]);
+    }
+    for (int i = 0; i < kPlaces; ++i) lanes[i] = finite_or_zero(row_max[i % kRows]);
+    for (int v = 0; v < kVectors; ++v) bases[v] = load(lanes + v * kLanes);
   }
-  Vec base[kVectors], totals[kVectors] = {};
-  for (int v = 0; v < kVectors; ++v) base[v] = load(bases + v * kLanes);
-  for (int64_t i = 0; i < count; i += kPeriod<kRows>) {
+  for (int64_t i = 0; i < count; i += kPlaces) {
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
-      const Vec weight = exp2(load(scores + i + v * kLanes) - base[v]);
+      const Vec weight = exp2(load(scores + i + v * kLanes) - bases[v]);
       store(scores + i + v * kLanes, weight);
       totals[v] += weight;
     }
   }
-  for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, totals[v]);
-  for (int width = kPeriod<kRows> / 2; width >= kRows; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  if constexpr (kVectors == 1) {
+    const Vec sums = over_lanes<kRows>(totals[0], [](Vec a, Vec b) { return a + b; });
+    std::memcpy(row_sum, &sums, kRows * sizeof(float));
+  } else {
+    for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, totals[v]);
+    for (int width = kPlaces / 2; width >= kRows; width /= 2) {
+      for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    }
+    std::copy_n(lanes, kRows, row_sum);
   }
-  for (int r = 0; r < kRows; ++r) row_sum[r] = lanes[r];
 }
 
 // Tokens of a sequence for kv heads [kv_begin, kv_end), and where the tokens' rows are at kv head
@@ -405,7 +431,9 @@ struct SoftmaxStep {
         for (int64_t i = heads.first; i < heads.last; i += kRows) {
           const int64_t head = kv_head * p.group + i;
           float* scores = chunk.weights + head * kRoom;
-          for (int64_t j = end * kRows; j % kPeriod<kRows> != 0; ++j) scores[j] = -kInfinity;
+          for (int64_t j = end * kRows; j % (kPeriod<kRows> * kLanes) != 0; ++j) {
+            scores[j] = -kInfinity;
+          }
           softmax_rows<kRows>(scores, end, chunk.state.max + head, chunk.state.sum + head);
         }
       }
