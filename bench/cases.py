@@ -155,7 +155,8 @@ def _shapes() -> list[DecodeCase]:
     equal = (128, 129, 200, 256, 257, 511, 512, 513, 700, 1023, 1024, 1025)
     for kv_heads in (8, 4, 2):
         shapes.append(case(f"equal_chunks_{32 // kv_heads}", equal, heads=32, kv_heads=kv_heads))
-    for group, kv_heads in ((1, 7), (2, 3), (4, 2), (5, 1), (7, 3), (8, 2), (16, 1), (64, 1)):
+    groups = zip((1, 2, 4, 5, 6, 7, 8, 16, 64), (7, 3, 2, 1, 2, 3, 2, 1, 1), strict=True)
+    for group, kv_heads in groups:
         heads = group * kv_heads
         shapes.append(case(f"group_{group}", (33, 300), heads=heads, kv_heads=kv_heads))
     # Blocks of 16 and 8 query heads, and what is left of a group.

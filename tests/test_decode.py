@@ -120,7 +120,7 @@ def test_one_token_copies_the_value():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("group", [1, 2, 4, 5, 8, 16, 20])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 8, 16, 20])
 def test_a_lone_score_however_large_copies_the_value(group, dtype):
     """A last token far above all others has a weight of 1 exactly: the maximum is its own score."""
     lengths = (1, 2, 3, 16, 17, 33, 255, 257)

@@ -126,7 +126,7 @@ def test_shares_are_what_they_should_be(partition_calls, lengths, kv_heads, head
         assert ends[-1] == len(size) * kv_heads
 
         # A cut is one of share_ends, in a chunk of `tokens`, rounded to the nearest of its units:
-        # tokens / 2 from it at most. Another eighth of an even share may take it to the chunk's
+        # tokens / 2 from it at most. An eighth of a worker's part may take it to the chunk's
         # nearer end, and does so if it suffices.
         work = size[index] * (calls["kv_end"] - calls["kv_begin"])
         wanted = share_ends(total, kv_heads, workers)
@@ -142,6 +142,7 @@ def test_shares_are_what_they_should_be(partition_calls, lengths, kv_heads, head
 
 @pytest.mark.parametrize(("length", "workers"), [(4096, 2), (32768, 2), (131072, 8)])
 def test_shares_suit_a_slower_worker(partition_calls, length, workers):
+    """Their sizes; the order in which they are taken is modelled here."""
     calls = partition_calls(np.array([length], np.int32), 8, True, workers)
     heads = calls["kv_end"] - calls["kv_begin"]
     shares = np.bincount(calls["share"], (calls["end"] - calls["begin"]) * heads)
@@ -171,10 +172,11 @@ def test_a_worker_takes_what_no_other_has_taken(partition_calls):
     assert calls["share"].max() == 3 * 8 - 1
     alone = partition_calls(lengths, 8, True, 3, by_workers=True)
     assert (alone["share"] == 0).all()  # the first of them runs while the others have not begun
-    one_by_one = [
-        sorted(zip(*(each[field] for field in FIELDS[1:]), strict=True)) for each in (alone, calls)
-    ]
-    assert one_by_one[0] == one_by_one[1]
+
+    def rows(calls):
+        return sorted(zip(*(calls[field] for field in FIELDS[1:]), strict=True))
+
+    assert rows(alone) == rows(calls)
     # From its own first share on, then from the last one of the next worker's.
     first = alone["seq"] * 8192 + alone["begin"]
     own = (8192 + 3000) // 3

@@ -127,21 +127,21 @@ struct Cut {
   int64_t unit;
 };
 
-// How many shares each worker has at first, one behind the other, if the work is not too small for
-// that: eight, of which others take the last ones when they are done with theirs. A share that is
-// not taken together with the one before it, and starts or ends within a span, leaves up to eight
-// states a head to be merged, so that less than half a chunk times the number of workers is none.
+// How many shares each worker has: eight, of which others take the last ones when they are done
+// with theirs. A share that is not taken together with the one before, and starts or ends within a
+// span, leaves up to eight states a head to be merged. So there is only one each where an eighth
+// would be less than half a chunk times the number of workers.
 int64_t shares_each(int64_t total, int64_t kv_heads, int64_t num_workers) {
   constexpr int64_t kMost = 8;
   const bool small = total < kMost * num_workers * num_workers * (kChunkTokens / 2) * kv_heads;
   return num_workers == 1 || small ? 1 : kMost;
 }
 
-// Cuts the work into even shares, but at unit boundaries. Workers who share a chunk each read some
+// Cuts the work at even distances, but at unit boundaries. Workers who share a chunk each read some
 // heads of all its tokens; where the heads of a token lie next to each other, their prefetchers
 // take the others' lines as well, and two Xeon cores need 1.7 times as long for it. So a cut moves
-// to an end of its chunk where that is no more than an eighth of an even share. Returns the ends of
-// all shares, each the start of the next one: from {0, 0} to {batch, 0}.
+// to an end of its chunk where that is no more than an eighth of a worker's part. Returns the ends
+// of all shares, each the start of the next one: from {0, 0} to {batch, 0}.
 std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   int64_t total = 0;
   for (int64_t seq = 0; seq < p.batch; ++seq) total += p.seq_lens[seq];
@@ -178,11 +178,10 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
 }
 
 // Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
-// each are in one share alone: one slot per (sequence, chunk), each with all heads. Shares that one
-// worker takes one behind the other leave the fold of all their chunks of a span in the slot of the
-// last one, if they start with the first one; otherwise every chunk by itself, so that the merge
-// can fold them in order. Of spans up to which all chunks of a kv head are their own they leave the
-// fold in the slot of their last one.
+// each are in one share alone: one slot per (sequence, chunk), each with all heads. A run leaves
+// the fold of all its chunks of a span in the slot of the last one, if it starts with the first
+// one; otherwise every chunk by itself, so that the merge can fold them in order. Of spans up to
+// which all chunks of a kv head are its own it leaves the fold in the slot of their last one.
 class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
@@ -199,12 +198,6 @@ class Partials {
   int64_t num_floats() const { return slots_ * params_.heads * (params_.head_dim_v + 2); }
   void set_data(float* data) { data_ = data; }
 
-  struct CutSeq {
-    int64_t seq;
-    int64_t first_slot;
-  };
-  const std::vector<CutSeq>& seqs() const { return seqs_; }
-
   // State of query head `head` in chunk `chunk` of a cut sequence, rows of the same kv head behind
   // it.
   State at(int64_t seq, int64_t chunk, int64_t head) const {
@@ -216,6 +209,11 @@ class Partials {
   }
 
  private:
+  struct CutSeq {
+    int64_t seq;
+    int64_t first_slot;
+  };
+
   const DecodeParams& params_;
   std::vector<CutSeq> seqs_;
   int64_t slots_ = 0;
@@ -275,8 +273,8 @@ int64_t worker_lines(const DecodeParams& p) {
   return ceil_div(padded_heads(p) * p.head_dim + states + scratch_floats(p), 16) + kApart;
 }
 
-// What has become of a share: a worker has taken it, or taken it together with the one before.
-enum Taken : char { kFree, kAlone, kJoined };
+// Whether a worker has taken a share, as the first one of a run or together with the one before.
+enum Taken : char { kFree = 0, kFirst, kJoined };
 
 struct Job {
   const DecodeParams& params;
@@ -285,16 +283,18 @@ struct Job {
   const Partials& partials;
   Line* scratch;
   int64_t num_workers;
+  // New elements of a vector are 0.
   std::vector<std::atomic<Taken>> taken = std::vector<std::atomic<Taken>>(cuts.size() - 1);
   std::vector<int64_t> divided = {};  // sequences that workers have left states of
 
   bool take(int64_t share, Taken how) {
     Taken expected = kFree;
-    return taken[share].compare_exchange_strong(expected, how);
+    // Looks first: a failed exchange, too, takes the line from other cores.
+    return taken[share] == kFree && taken[share].compare_exchange_strong(expected, how);
   }
 };
 
-// Shares that one worker takes one behind the other: `share`, and those up to `last` that are free
+// Shares that one worker takes one behind the other: `share`, and those before `last` that are free
 // when it gets to them.
 struct Run {
   Job& job;
@@ -303,8 +303,10 @@ struct Run {
 
   Cut end() const { return job.cuts[share + 1]; }
 
-  // Where it ends in sequence `seq`, once all up to `unit` is done.
-  int64_t end_in(int64_t seq, int64_t unit) {
+  // Takes the next shares, if they are free, when no unit behind `unit` is left, and returns where
+  // the run then ends in sequence `seq`. To be asked before the chunk up to `unit` is attended, for
+  // what is left to merge depends on it.
+  int64_t extend(int64_t seq, int64_t unit) {
     while (end().seq == seq && end().unit <= unit && share + 1 < last &&
            job.take(share + 1, kJoined)) {
       ++share;
@@ -313,10 +315,12 @@ struct Run {
   }
 };
 
-// Of one sequence the units from `begin` on.
+// The run's units of one sequence, from `begin` on.
 void run_units(Run& run, int64_t seq, int64_t begin, float* scratch) {
   const Job& job = run.job;
   const DecodeParams& p = job.params;
+  int64_t end = run.extend(seq, begin);
+  if (begin >= end) return;
   const int64_t units = num_units(p, seq);
   const int64_t size = chunk_tokens(p, p.seq_lens[seq]);
   const int64_t kv_heads = p.kv_heads;
@@ -332,9 +336,8 @@ void run_units(Run& run, int64_t seq, int64_t begin, float* scratch) {
   }
 
   job.kernels.load_query(p, seq, query);
-  int64_t end = run.end_in(seq, begin);
   for (int64_t chunk = begin / kv_heads; chunk * kv_heads < end; ++chunk) {
-    end = run.end_in(seq, (chunk + 1) * kv_heads);
+    end = run.extend(seq, (chunk + 1) * kv_heads);
     const int64_t kv_begin = std::max(begin - chunk * kv_heads, int64_t{0});
     const int64_t kv_end = std::min(end - chunk * kv_heads, kv_heads);
     const int64_t token = chunk * size;
@@ -353,7 +356,7 @@ void run_units(Run& run, int64_t seq, int64_t begin, float* scratch) {
         job.kernels.fold(p.group, p.head_dim_v, rows_from(to, head, p.head_dim_v),
                          rows_from(next, head, p.head_dim_v));
       };
-      if (first * kv_heads + kv_head < begin) {  // the first one of the span is another share's
+      if (first * kv_heads + kv_head < begin) {  // the first one of the span is another run's
         leave(chunk, fresh);
         continue;
       }
@@ -361,7 +364,7 @@ void run_units(Run& run, int64_t seq, int64_t begin, float* scratch) {
       const int64_t next_unit = (chunk + 1) * kv_heads + kv_head;
       const bool whole = chunk + 1 == first + kSpanChunks || next_unit >= units;
       if (!whole && next_unit < end) continue;
-      if (kv_head < begin) {  // chunk 0 is another share's
+      if (kv_head < begin) {  // chunk 0 is another run's
         leave(chunk, sum);
         continue;
       }
@@ -380,30 +383,34 @@ void run_shares(Run run, float* scratch) {
   const Cut from = run.job.cuts[run.share];
   for (int64_t seq = from.seq; seq < run.end().seq || (seq == run.end().seq && run.end().unit > 0);
        ++seq) {
-    const int64_t begin = seq == from.seq ? from.unit : 0;
-    if (begin < run.end_in(seq, begin)) run_units(run, seq, begin, scratch);
+    run_units(run, seq, seq == from.seq ? from.unit : 0, scratch);
   }
 }
 
-// A worker's own shares from the first one on, then what others have not begun, from their last
-// ones on.
-void run_worker(void* data, int64_t worker) {
-  Job& job = *static_cast<Job*>(data);
-  float* scratch = job.scratch[worker * worker_lines(job.params)].x;
+void run_own(Job& job, int64_t worker, float* scratch) {
   const int64_t each = static_cast<int64_t>(job.taken.size()) / job.num_workers;
   const int64_t last = (worker + 1) * each;
   for (int64_t share = last - each; share < last; ++share) {
-    if (job.take(share, kAlone)) run_shares({job, share, last}, scratch);
+    if (job.take(share, kFirst)) run_shares({job, share, last}, scratch);
   }
+}
+
+// First a worker's own shares, in order; then those that others have not begun, from the last one
+// backwards, which they would come to last.
+void run_worker(void* data, int64_t worker) {
+  Job& job = *static_cast<Job*>(data);
+  float* scratch = job.scratch[worker * worker_lines(job.params)].x;
+  run_own(job, worker, scratch);
+  const int64_t each = static_cast<int64_t>(job.taken.size()) / job.num_workers;
   for (int64_t i = 1; i < job.num_workers; ++i) {
     const int64_t first = (worker + i) % job.num_workers * each;
     for (int64_t share = first + each - 1; share >= first; --share) {
-      if (job.take(share, kAlone)) run_shares({job, share, share + 1}, scratch);
+      if (job.take(share, kFirst)) run_shares({job, share, share + 1}, scratch);
     }
   }
 }
 
-// One kv head of one cut sequence: folds what the shares left, in the order of the chunks.
+// One kv head of one divided sequence: folds what the runs left, in the order of the chunks.
 void merge_row(void* data, int64_t row) {
   const Job& job = *static_cast<const Job*>(data);
   const DecodeParams& p = job.params;
@@ -412,8 +419,7 @@ void merge_row(void* data, int64_t row) {
   const int64_t head = kv_head * p.group;
   const int64_t chunks = num_chunks(p, seq);
 
-  // The first chunk behind `chunk` that another worker, or the same one later, took; at most
-  // `chunks`.
+  // The first chunk behind `chunk` with which another run begins; at most `chunks`.
   const auto next_cut = [&](int64_t chunk) {
     for (size_t share = 0; share < job.taken.size() && job.cuts[share].seq <= seq; ++share) {
       const Cut& cut = job.cuts[share];
@@ -452,7 +458,7 @@ void merge(Job& job, const Threads& threads) {
     }
   }
   const int64_t rows = static_cast<int64_t>(job.divided.size()) * job.params.kv_heads;
-  // Few: to wake a thread mostly takes longer.
+  // So few rows that to wake a thread mostly takes longer.
   if (job.num_workers == 2 && job.divided.size() <= 1) {
     for (int64_t row = 0; row < rows; ++row) merge_row(&job, row);
   } else {
@@ -477,8 +483,10 @@ Core core() {
   static const Core found = [] {
     unsigned eax, ebx, ecx, edx;
     if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return Core::kOther;
-    switch ((eax >> 8 & 0xf) + (eax >> 20 & 0xff)) {  // the family, all AMD's
-      case 0x19:                                      // and Zen 3, which does not ask
+    // The family, of which AMD alone has these. 0x19 is Zen 3 as well, which has no AVX-512 and
+    // does not ask.
+    switch ((eax >> 8 & 0xf) + (eax >> 20 & 0xff)) {
+      case 0x19:
         return Core::kZen4;
       case 0x1a:
         return Core::kZen5;

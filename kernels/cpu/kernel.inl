@@ -191,6 +191,8 @@ inline void store_pair(Pair x, Half* out) {
 #endif
 }
 
+inline Vec add(Vec a, Vec b) { return a + b; }
+
 // b where either is NaN.
 inline Vec max(Vec a, Vec b) {
 #if PA_HP_F16C && PA_HP_VECTOR_BYTES == 64
@@ -339,7 +341,7 @@ inline void softmax_rows(float* scores, int64_t tokens, float* row_max, float* r
     }
   }
   if constexpr (kVectors == 1) {
-    const Vec sums = over_lanes<kRows>(totals[0], [](Vec a, Vec b) { return a + b; });
+    const Vec sums = over_lanes<kRows>(totals[0], add);
     std::memcpy(row_sum, &sums, kRows * sizeof(float));
   } else {
     for (int v = 0; v < kVectors; ++v) store(lanes + v * kLanes, totals[v]);
@@ -404,9 +406,9 @@ template <class T>
   }
 }
 
-// Query heads [first, last) of those that share a kv head, for kv heads [kv_begin, kv_end). By
-// reference: a copy of what has just been written waits for the store, 40 cycles of a Zen 5 core a
-// call.
+// Query heads [first, last) of those that share a kv head, for kv heads [kv_begin, kv_end). Steps
+// take it by reference: a copy of what has just been written waits for the store, 40 cycles a call
+// on a Zen 5 core.
 struct Heads {
   int64_t kv_begin, kv_end;
   int64_t first, last;
@@ -470,13 +472,13 @@ void load_query_rows(const DecodeParams& p, int64_t seq, float* query) {
   }
 }
 
-// Query heads of a kv head by how many of them are taken at a time: blocks, then by fours, with
-// 64-byte vectors by threes where no single one is left then, and what is left.
+// Query heads of a kv head by how many are taken at a time: blocks; with 64-byte vectors fours and
+// as few threes as leave none over, if that can be; otherwise fours, then two, then one.
 struct Split {
   explicit Split(const DecodeParams& p) : blocks(block_heads(p)) {
     const int64_t left = p.group - blocks;
-    const int64_t lacking = 3 * ((4 - left % 4) % 4);
-    threes = kLanes == kBlockHeads && lacking <= left ? lacking : 0;
+    const int64_t by_threes = 3 * ((4 - left % 4) % 4);
+    threes = kLanes == kBlockHeads && by_threes <= left ? by_threes : 0;
     fours = (left - threes) / 4 * 4;
     twos = (left - threes - fours) / 2 * 2;
     ones = left - threes - fours - twos;
@@ -485,23 +487,29 @@ struct Split {
   int64_t blocks, fours, threes, twos, ones;
 };
 
+// Returns heads.last.
+template <class Step, class T>
+int64_t run_step(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end) {
+  if (heads.first < heads.last) Step::run(chunk, heads, begin, end);
+  return heads.last;
+}
+
 // A step of tokens [begin, end), counted in the chunk, for all query heads of kv heads [kv_begin,
 // kv_end).
 template <template <int> class Step, class T>
 void each_head(const Chunk<T>& chunk, const Split& split, int64_t kv_begin, int64_t kv_end,
                int64_t begin, int64_t end) {
   int64_t head = 0;
-  const auto run = [&](auto rows, int64_t heads) {
-    if (heads == 0) return;
-    Step<decltype(rows)::value>::run(chunk, {kv_begin, kv_end, head, head + heads}, begin, end);
-    head += heads;
-  };
-  if constexpr (kLanes == kBlockHeads)
-    run(std::integral_constant<int, kBlockHeads>{}, split.blocks);
-  run(std::integral_constant<int, 4>{}, split.fours);
-  if constexpr (kLanes == kBlockHeads) run(std::integral_constant<int, 3>{}, split.threes);
-  run(std::integral_constant<int, 2>{}, split.twos);
-  run(std::integral_constant<int, 1>{}, split.ones);
+  if constexpr (kLanes == kBlockHeads) {
+    const Heads blocks{kv_begin, kv_end, head, head + split.blocks};
+    head = run_step<Step<kBlockHeads>>(chunk, blocks, begin, end);
+  }
+  head = run_step<Step<4>>(chunk, {kv_begin, kv_end, head, head + split.fours}, begin, end);
+  if constexpr (kLanes == kBlockHeads) {
+    head = run_step<Step<3>>(chunk, {kv_begin, kv_end, head, head + split.threes}, begin, end);
+  }
+  head = run_step<Step<2>>(chunk, {kv_begin, kv_end, head, head + split.twos}, begin, end);
+  run_step<Step<1>>(chunk, {kv_begin, kv_end, head, head + split.ones}, begin, end);
 }
 
 // A step of all tokens, so that memory is read in its order: `tokens` at a time of all kv heads
@@ -513,9 +521,10 @@ void each_step(const Chunk<T>& chunk, const Split& split, int64_t tokens, int64_
                int64_t stride_head) {
   const bool heads_first = stride_token < stride_head && chunk.p.group < kBlockHeads;
   if (split.blocks > 0 || heads_first) tokens = kChunkTokens;
-  // Heads of several kinds in turns, for lines that one kind alone fetches would come in bursts. A
-  // call for all kv heads ends few tiles' sums without the next tile's products before them; the
-  // steps of shorter vectors take them for fours alone.
+  // Where heads are of several kinds, one kv head at a time: the first kind alone fetches, and over
+  // all kv heads at once its lines would come in bursts. Otherwise all kv heads in one call, for
+  // the last tile of a call has no products of a next one to end its sums behind. The steps of
+  // shorter vectors take several kv heads by fours alone.
   const bool in_turns = kLanes == kBlockHeads ? split.kinds() > 1 : chunk.p.group % 4 != 0;
   const bool one_kv_head = tokens == kChunkTokens || in_turns;
   const int64_t kv_heads = one_kv_head ? 1 : chunk.kv_end - chunk.kv_begin;
@@ -674,10 +683,10 @@ void fold(int64_t rows, int64_t head_dim_v, State state, State next) {
       state.sum[row] = state.sum[row] * keep[i] + next.sum[row] * add[i];
       float* acc = state.acc + row * head_dim_v;
       const float* other = next.acc + row * head_dim_v;
+      // And fetches the next kv head's, which may be in another core's cache.
       for (int64_t d = 0; d < head_dim_v; d += kLanes) {
         store(acc + d, load(acc + d) * keep[i] + load(other + d) * add[i]);
-        fetch<kIntoL1>(other + rows * head_dim_v +
-                       d);  // of the next kv head, perhaps from another core
+        fetch<kIntoL1>(other + rows * head_dim_v + d);
       }
     }
   }

@@ -11,8 +11,8 @@ inline int64_t value_tokens(const DecodeParams&) { return kStreams; }
 // goes astray, which harms nothing: a prefetch does not fault.
 constexpr int64_t kAheadBytes = 2048;
 
-// Zen 5, too, drops a fetch that finds no room, so each line is fetched again from this much
-// nearer.
+// Zen 5 drops fetches that find no room as well: lines are fetched again this much nearer, but for
+// calls whose heads fetch them several times anyway. docs/cpu.md, The order of memory.
 constexpr int64_t kAgainBytes = 256;
 
 // Where what is fetched comes into L2, on Zen 4, it comes into L1 from this far on: group 1 in
@@ -22,8 +22,8 @@ constexpr int64_t kNearBytes = 512;
 
 // And into L2 twice, from kAheadBytes further on as well, for a fetch that finds no room is
 // dropped: group 1 takes 4 to 12 % less time, group 2 6 to 10 %, group 4 2 to 5 %. At the last kv
-// heads of a worker that has not all it goes astray. Groups of 8 and more, of which each four
-// fetches, are held back by arithmetic: they would take 5 % more.
+// heads of a worker that has not all it goes astray. Calls for several fours or threes, each of
+// which fetches, do so once: arithmetic holds them back, and groups of 8 would take 5 % more.
 template <Fetch kFetch>
 [[gnu::always_inline]] inline void fetch_ahead(const void* line, int64_t bytes = kAheadBytes) {
   const char* from = static_cast<const char*>(line);
@@ -48,23 +48,6 @@ Fetch fetch_for(const Chunk<T>& chunk, const Heads& heads) {
       return once ? kIntoL1 : kIntoL1Twice;
     default:
       return kIntoL1;
-  }
-}
-
-// choose(fetch), of which `fetch` is then a constant.
-template <class F>
-auto with_fetch(Fetch fetch, F choose) {
-  switch (fetch) {
-    case kIntoL1:
-      return choose(std::integral_constant<Fetch, kIntoL1>{});
-    case kIntoL1Twice:
-      return choose(std::integral_constant<Fetch, kIntoL1Twice>{});
-    case kIntoL2:
-      return choose(std::integral_constant<Fetch, kIntoL2>{});
-    case kIntoL2Twice:
-      return choose(std::integral_constant<Fetch, kIntoL2Twice>{});
-    default:
-      return choose(std::integral_constant<Fetch, kNothing>{});
   }
 }
 
@@ -213,10 +196,12 @@ template <int kRows, Fetch kFetch, class Q, class T>
 template <int kRows, class Q, class T>
 void add_scores(const Chunk<T>& chunk, const Heads& heads, int64_t begin, int64_t end,
                 const Q* query, int64_t stride, float factor) {
-  const auto tiles = with_fetch(fetch_for<kRows>(chunk, heads), [](auto fetch) {
-    return score_tiles<kRows, decltype(fetch)::value, Q, T>;
-  });
-  tiles(chunk, heads, begin, end, query, stride, factor);
+  constexpr decltype(&score_tiles<kRows, kNothing, Q, T>) kTiles[] = {
+      // in the order of Fetch
+      score_tiles<kRows, kNothing, Q, T>, score_tiles<kRows, kIntoL1, Q, T>,
+      score_tiles<kRows, kIntoL1Twice, Q, T>, score_tiles<kRows, kIntoL2, Q, T>,
+      score_tiles<kRows, kIntoL2Twice, Q, T>};
+  kTiles[fetch_for<kRows>(chunk, heads)](chunk, heads, begin, end, query, stride, factor);
 }
 
 template <int kRows>
@@ -322,9 +307,12 @@ struct ValueStep {
     } else {
       const DecodeParams& p = chunk.p;
       const int64_t rows = std::max<int64_t>(1, kAheadBytes / (p.head_dim_v * sizeof(T)));
-      const auto tile = with_fetch(fetch_for<kRows>(chunk, heads), [](auto fetch) {
-        return value_tile<kRows, kStreams, decltype(fetch)::value, T>;
-      });
+      constexpr decltype(&value_tile<kRows, kStreams, kNothing, T>) kTiles[] = {
+          // as Fetch
+          value_tile<kRows, kStreams, kNothing, T>, value_tile<kRows, kStreams, kIntoL1, T>,
+          value_tile<kRows, kStreams, kIntoL1Twice, T>, value_tile<kRows, kStreams, kIntoL2, T>,
+          value_tile<kRows, kStreams, kIntoL2Twice, T>};
+      const auto tile = kTiles[fetch_for<kRows>(chunk, heads)];
       for (int64_t kv_head = heads.kv_begin; kv_head < heads.kv_end; ++kv_head) {
         const int64_t offset = kv_head * p.value_stride_head;
         const int64_t ahead = value_ahead(chunk, kv_head, rows);

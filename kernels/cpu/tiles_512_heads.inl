@@ -373,10 +373,10 @@ template <Fetch kFetch, class T>
             }
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) {
-              // Weights once for both, in float16 half of them: there a token's values take a Zen 4
-              // core 154 cycles, and 152 if none are, 167 if all; in bfloat16 with half of them 83,
-              // with none 95, with all 85. On a Zen 5 core scores and values together take 2 % less
-              // in float16 with all than with half, and 7 % less in bfloat16.
+              // Weights once for both vectors: all for dot products, half of them otherwise. In
+              // float16 a token's values take a Zen 4 core 154 cycles so, 152 if none are and 167
+              // if all; in bfloat16 85, and 83 with half, 95 with none. On a Zen 5 core scores and
+              // values together take 7 % less in bfloat16 with all than with half, in float16 2 %.
               if (kDots<T> || r % 2 == 0) {
                 const Vec both = splat(weight[r]);
                 add_words<T>(sums[r].a, words.a, both);

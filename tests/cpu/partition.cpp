@@ -132,12 +132,8 @@ extern "C" void finished_rows(const int32_t* seq_lens, int64_t batch, int64_t kv
   float* scratch = work.scratch[0].x;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t share = static_cast<int64_t>(stolen[i] * static_cast<double>(work.shares()));
-    if (work.job.take(share, kAlone)) run_shares({work.job, share, share + 1}, scratch);
+    if (work.job.take(share, kFirst)) run_shares({work.job, share, share + 1}, scratch);
   }
-  const int64_t each = work.shares() / workers;
-  for (int64_t share = 0; share < work.shares(); ++share) {
-    const int64_t last = (share / each + 1) * each;
-    if (work.job.take(share, kAlone)) run_shares({work.job, share, last}, scratch);
-  }
+  for (int64_t worker = 0; worker < workers; ++worker) run_own(work.job, worker, scratch);
   merge(work.job, {1, run_serially});
 }
