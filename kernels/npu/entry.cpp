@@ -2,7 +2,7 @@
 // torch_npu. Nothing waits for the device, and nothing reads what lies on it.
 #include <acl/acl_base.h>
 #include <acl/acl_rt.h>
-#include <torch_npu/csrc/core/npu/NPUFormat.h>
+#include <torch_npu/csrc/core/NPUStorageImpl.h>
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 #include <torch_npu/csrc/framework/OpCommand.h>
 
@@ -105,7 +105,10 @@ const Planned& plan_of(const Shape& shape) {
 }
 
 void accept(const check::Checker& check, const char* name, const at::Tensor& tensor) {
-  const int64_t format = at_npu::native::get_npu_format(tensor);
+  // As get_npu_format does, which takes 2 % of a call for its five tensors.
+  const auto* const storage =
+      static_cast<const torch_npu::NPUStorageImpl*>(tensor.storage().unsafeGetStorageImpl());
+  const aclFormat format = storage->npu_desc_.npu_format_;
   const bool plain = format == ACL_FORMAT_ND || format == ACL_FORMAT_NCHW ||
                      format == ACL_FORMAT_NHWC || format == ACL_FORMAT_NCDHW;
   TORCH_CHECK_VALUE(plain, "pa_hp.", check.op, ": expected ", name,
