@@ -177,6 +177,11 @@ std::vector<Cut> partition(const DecodeParams& p, int64_t num_workers) {
   return cuts;
 }
 
+// Whether a cut leaves two runs something to merge: a sequence of one chunk has each head in one.
+bool divides(const DecodeParams& p, const Cut& cut) {
+  return cut.unit > 0 && num_chunks(p, cut.seq) > 1;
+}
+
 // Partial states of the sequences that a cut goes through, but for those of one chunk, whose heads
 // each are in one share alone: one slot per (sequence, chunk), each with all heads. A run leaves
 // the fold of all its chunks of a span in the slot of the last one, if it starts with the first
@@ -186,11 +191,9 @@ class Partials {
  public:
   Partials(const DecodeParams& p, const std::vector<Cut>& cuts) : params_(p) {
     for (size_t i = 1; i + 1 < cuts.size(); ++i) {
-      if (cuts[i].unit == 0 || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
-      const int64_t chunks = num_chunks(p, cuts[i].seq);
-      if (chunks == 1) continue;
+      if (!divides(p, cuts[i]) || (!seqs_.empty() && seqs_.back().seq == cuts[i].seq)) continue;
       seqs_.push_back({cuts[i].seq, slots_});
-      slots_ += chunks;
+      slots_ += num_chunks(p, cuts[i].seq);
     }
   }
 
@@ -286,6 +289,8 @@ struct Job {
   // New elements of a vector are 0.
   std::vector<std::atomic<Taken>> taken = std::vector<std::atomic<Taken>>(cuts.size() - 1);
   std::vector<int64_t> divided = {};  // sequences that workers have left states of
+
+  int64_t shares_of_each() const { return static_cast<int64_t>(taken.size()) / num_workers; }
 
   bool take(int64_t share, Taken how) {
     Taken expected = kFree;
@@ -388,9 +393,8 @@ void run_shares(Run run, float* scratch) {
 }
 
 void run_own(Job& job, int64_t worker, float* scratch) {
-  const int64_t each = static_cast<int64_t>(job.taken.size()) / job.num_workers;
-  const int64_t last = (worker + 1) * each;
-  for (int64_t share = last - each; share < last; ++share) {
+  const int64_t last = (worker + 1) * job.shares_of_each();
+  for (int64_t share = last - job.shares_of_each(); share < last; ++share) {
     if (job.take(share, kFirst)) run_shares({job, share, last}, scratch);
   }
 }
@@ -401,7 +405,7 @@ void run_worker(void* data, int64_t worker) {
   Job& job = *static_cast<Job*>(data);
   float* scratch = job.scratch[worker * worker_lines(job.params)].x;
   run_own(job, worker, scratch);
-  const int64_t each = static_cast<int64_t>(job.taken.size()) / job.num_workers;
+  const int64_t each = job.shares_of_each();
   for (int64_t i = 1; i < job.num_workers; ++i) {
     const int64_t first = (worker + i) % job.num_workers * each;
     for (int64_t share = first + each - 1; share >= first; --share) {
@@ -451,11 +455,8 @@ void merge_row(void* data, int64_t row) {
 void merge(Job& job, const Threads& threads) {
   for (size_t share = 1; share < job.taken.size(); ++share) {
     const Cut& cut = job.cuts[share];
-    const bool whole =
-        cut.unit == 0 || num_chunks(job.params, cut.seq) == 1 || job.taken[share] == kJoined;
-    if (!whole && (job.divided.empty() || job.divided.back() != cut.seq)) {
-      job.divided.push_back(cut.seq);
-    }
+    if (job.taken[share] == kJoined || !divides(job.params, cut)) continue;
+    if (job.divided.empty() || job.divided.back() != cut.seq) job.divided.push_back(cut.seq);
   }
   const int64_t rows = static_cast<int64_t>(job.divided.size()) * job.params.kv_heads;
   // So few rows that to wake a thread mostly takes longer.
